@@ -1,0 +1,121 @@
+"""IDX files <-> NumPy arrays.
+
+An IDX file is a header and the values, all big-endian, the last index changing fastest: two zero bytes, a byte for the
+type of the values, a byte for the number of dimensions, one uint32 for each dimension's size, then the values. (The
+format's home, yann.lecun.com/exdb/mnist, is gone; this is all it said.)
+
+Reading is strict, because a file that is almost right is a wrong one: too few bytes are an error, and so is one too
+many. Nothing is allocated on the word of a header: memory grows with the bytes that are really there.
+"""
+
+import gzip
+import math
+import os
+import struct
+import zlib
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnist_lightning.errors import UserError
+
+# The type byte of the header, and the NumPy type of the values that follow it.
+DTYPES: dict[int, np.dtype[Any]] = {
+    0x08: np.dtype(">u1"),
+    0x09: np.dtype(">i1"),
+    0x0B: np.dtype(">i2"),
+    0x0C: np.dtype(">i4"),
+    0x0D: np.dtype(">f4"),
+    0x0E: np.dtype(">f8"),
+}
+MAX_RANK = 64  # NumPy's own limit; the format's is 255
+READ_SIZE = 1 << 20
+
+Reader = BufferedReader | gzip.GzipFile
+
+
+class IDXError(UserError):
+    """A file is not a whole and valid IDX file, or an array cannot be written as one."""
+
+
+def read_idx(path: str | os.PathLike[str]) -> np.ndarray[Any, Any]:
+    """Reads one IDX file.
+
+    Args:
+        path: The file, gzipped or not; its first bytes tell, not its name.
+
+    Returns:
+        A writable array in the machine's byte order, of the type and shape that the header states.
+
+    Raises:
+        IDXError: The file is not IDX, is damaged, or holds fewer or more bytes than its header states.
+        OSError: The file cannot be opened or read.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        gzipped = file.read(2) == b"\x1f\x8b"
+    try:
+        with (gzip.open if gzipped else open)(path, "rb") as file:
+            dtype, shape = _read_header(file, path)
+            size = dtype.itemsize * math.prod(shape)
+            values = _read_up_to(file, size + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise IDXError(f"{path}: expected a whole gzip file, but it is damaged ({error}); fetch it again") from error
+    if len(values) != size:
+        came = f"has only {len(values):,}" if len(values) < size else "has more"
+        raise IDXError(
+            f"{path}: its header promises {_describe(dtype, shape)}, {size:,} bytes of values, and it {came}; "
+            "fetch it again"
+        )
+    try:
+        array = np.frombuffer(values, dtype).reshape(shape)
+    except ValueError as error:  # sizes whose product is zero can still be too large for NumPy
+        raise IDXError(f"{path}: NumPy cannot hold an array of shape {shape} ({error})") from error
+    return array.astype(dtype.newbyteorder("="), copy=False)
+
+
+def write_idx(path: str | os.PathLike[str], array: np.ndarray[Any, Any]) -> None:
+    """Writes one array as an IDX file, gzipped when the name ends in ``.gz``. The same array gives the same bytes.
+
+    Args:
+        path: The file to write; an existing one is replaced.
+        array: uint8, int8, int16, int32, float32 or float64, of at most 64 dimensions.
+
+    Raises:
+        IDXError: IDX has no code for the array's type.
+        OSError: The file cannot be written.
+    """
+    code = next((code for code, dtype in DTYPES.items() if dtype == array.dtype.newbyteorder(">")), None)
+    if code is None:
+        known = ", ".join(dtype.name for dtype in DTYPES.values())
+        raise IDXError(f"{path}: IDX holds {known}; got an array of {array.dtype}; convert it first")
+    header = struct.pack(f">HBB{array.ndim}I", 0, code, array.ndim, *array.shape)
+    data = header + array.astype(DTYPES[code]).tobytes()
+    Path(path).write_bytes(gzip.compress(data, mtime=0) if str(path).endswith(".gz") else data)
+
+
+def _read_header(file: Reader, path: Path) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    magic = bytes(_read_up_to(file, 4))
+    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in DTYPES or magic[3] > MAX_RANK:
+        raise IDXError(
+            f"{path}: expected an IDX file (two zero bytes, a type code from 0x08 to 0x0e, a number of dimensions up "
+            f"to {MAX_RANK}), but it begins with {magic.hex(' ') or 'nothing'}; give the published file"
+        )
+    sizes = _read_up_to(file, 4 * magic[3])
+    if len(sizes) < 4 * magic[3]:
+        raise IDXError(f"{path}: the file ends within its header of {magic[3]} dimensions; fetch it again")
+    return DTYPES[magic[2]], struct.unpack(f">{magic[3]}I", sizes)
+
+
+def _read_up_to(file: Reader, size: int) -> bytearray:
+    """Reads ``size`` bytes, or all there are. In pieces, so that a lying header costs no memory."""
+    data = bytearray()
+    while len(data) < size and (piece := file.read(min(READ_SIZE, size - len(data)))):
+        data += piece
+    return data
+
+
+def _describe(dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
+    return f"{' x '.join(f'{size:,}' for size in shape) or 'one'} {dtype.name}"
