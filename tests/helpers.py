@@ -1,0 +1,54 @@
+"""Plain functions that the tests share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mnist_lightning.idx import write_idx
+from mnist_lightning.sources import FILES
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def make_digits(count, seed=0):
+    """Images (count, 28, 28) and labels (count,), uint8: one blocky pattern per class, the same for every seed, and
+    noise. A small net learns them within an epoch or two; nothing learns them perfectly from one image."""
+    templates = np.random.default_rng(0).integers(0, 2, (10, 7, 7)).repeat(4, axis=1).repeat(4, axis=2)
+    random = np.random.default_rng((1, seed))
+    labels = random.permutation(np.arange(count) % 10).astype(np.uint8)
+    images = 120 * templates[labels] + random.integers(0, 136, (count, 28, 28))
+    return images.astype(np.uint8), labels
+
+
+def write_dataset(folder, train=600, test=100, seed=0, gz=False):
+    """Writes four files in MNIST's format and returns their folder. Every class comes equally often."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = *make_digits(train, 2 * seed), *make_digits(test, 2 * seed + 1)
+    for name, array in zip(FILES, arrays, strict=True):
+        write_idx(folder / (f"{name}.gz" if gz else name), array)
+    return folder
+
+
+def run_script(name, *args, cwd, env=None, timeout=120):
+    """Runs ``scripts/NAME`` as a user would, from the folder ``cwd``; ``env`` comes on top of the environment."""
+    return subprocess.run(
+        [sys.executable, ROOT / "scripts" / name, *map(str, args)],
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def scalars(log_dir):
+    """What TensorBoard would show of a run: {tag: [(step, value), ...]}, in the order it was written."""
+    events = EventAccumulator(str(log_dir), size_guidance={"scalars": 0}).Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}

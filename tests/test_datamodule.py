@@ -1,0 +1,145 @@
+"""The split, the order, the batches, and files that do not fit together."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import write_dataset
+
+from mnist_lightning.datamodule import BatchSampler, MNISTDataModule
+from mnist_lightning.errors import UserError
+from mnist_lightning.idx import read_idx, write_idx
+from mnist_lightning.sources import FILES, DataError
+
+
+def ready(folder, **options):
+    data = MNISTDataModule(str(folder), **options)
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def test_one_twelfth_is_held_out_and_no_image_is_lost_or_shared(dataset):
+    data = ready(dataset)
+    images = read_idx(dataset / FILES[0])
+    assert len(data.val_set) == len(images) // 12
+    split = torch.cat([data.train_set.tensors[0], data.val_set.tensors[0]]).flatten(1)
+    assert sorted(map(bytes, split.numpy())) == sorted(map(bytes, images.reshape(len(images), -1)))
+
+
+@pytest.mark.parametrize(("val_size", "expected"), [(0, 0), (7, 7), (0.5, 300), (0.25, 150)])
+def test_val_size_is_a_count_or_a_fraction(dataset, val_size, expected):
+    data = ready(dataset, val_size=val_size)
+    assert len(data.val_set) == expected
+    assert len(data.train_set) == 600 - expected
+
+
+def test_the_split_depends_on_nothing(dataset):
+    torch.manual_seed(1)
+    first = ready(dataset)
+    torch.manual_seed(2)
+    torch.rand(3)
+    second = ready(dataset, batch_size=10)
+    assert torch.equal(first.val_set.tensors[0], second.val_set.tensors[0])
+    assert torch.equal(first.train_set.tensors[1], second.train_set.tensors[1])
+
+
+def test_loaders_are_torch_loaders_of_the_sizes_asked_for(dataset):
+    data = ready(dataset, batch_size=64, eval_batch_size=40)
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        assert isinstance(loader, torch.utils.data.DataLoader)
+        assert isinstance(loader.dataset, torch.utils.data.Dataset)
+    assert [len(labels) for _, labels in data.train_dataloader()] == [64] * 8 + [38]
+    assert [len(labels) for _, labels in data.val_dataloader()] == [40, 10]
+    assert [len(labels) for _, labels in data.test_dataloader()] == [40, 40, 20]
+    images, labels = next(iter(data.train_dataloader()))
+    assert (images.shape, images.dtype, labels.dtype) == ((64, 28, 28), torch.uint8, torch.int64)
+
+
+def test_images_become_floats_in_0_to_1_with_a_channel(dataset):
+    data = ready(dataset)
+    batch = (torch.arange(256, dtype=torch.uint8)[:, None, None].expand(-1, 28, 28), torch.zeros(256).long())
+    images, labels = data.on_after_batch_transfer(batch, 0)
+    assert (images.shape, images.dtype) == ((256, 1, 28, 28), torch.float32)
+    assert torch.equal(images[:, 0, 0, 0], torch.arange(256) / 255)
+    assert labels is batch[1]
+
+
+def test_evaluation_keeps_the_files_order(dataset):
+    labels = torch.cat([labels for _, labels in ready(dataset, eval_batch_size=30).test_dataloader()])
+    assert np.array_equal(labels.numpy(), read_idx(dataset / FILES[3]))
+
+
+def test_an_epochs_order_is_a_function_of_seed_and_epoch():
+    def order(seed, epoch):
+        torch.manual_seed(order.calls)  # what else is drawn must not matter
+        order.calls += 1
+        sampler = BatchSampler(1000, 64, seed=seed)
+        sampler.set_epoch(epoch)
+        return torch.cat(list(sampler)).tolist()
+
+    order.calls = 0
+    assert order(0, 0) == order(0, 0)
+    assert sorted(order(0, 0)) == list(range(1000))
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1, 2**63) for epoch in (0, 1, 2)}) == 9
+
+
+@pytest.mark.parametrize("num_samples", [1, 10, 63, 64, 65, 128, 1000])
+@pytest.mark.parametrize("steps", [2, 8, 1000])
+def test_chunks_hold_the_same_batches_whatever_their_size(num_samples, steps):
+    one_by_one = list(BatchSampler(num_samples, 64, seed=3))
+    sampler = BatchSampler(num_samples, 64, steps, seed=3)
+    chunks = list(sampler)
+    assert len(chunks) == len(sampler)
+    assert all(len(chunk) <= steps for chunk in chunks)
+    batches = [batch for chunk in chunks for batch in chunk]
+    assert len(batches) == len(one_by_one) == sampler.num_batches
+    assert all(map(torch.equal, batches, one_by_one))
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+def test_processes_share_every_batch_and_nothing_is_padded(steps, world_size):
+    whole = list(BatchSampler(1001, 64, steps, seed=3))
+    shares = [list(BatchSampler(1001, 64, steps, 3, rank, world_size)) for rank in range(world_size)]
+    for chunk, *parts in zip(whole, *shares, strict=True):
+        together = torch.cat(parts, dim=-1).sort(dim=-1).values
+        assert torch.equal(together, chunk.sort(dim=-1).values)
+
+
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 0}, {"eval_batch_size": -1}, {"val_size": -1}, {"val_size": 1.0}, {"val_size": 1.5}]
+)
+def test_sizes_that_cannot_be_are_refused(options):
+    with pytest.raises(UserError, match=next(iter(options))):
+        MNISTDataModule(**options)
+
+
+def test_a_validation_split_that_takes_everything_is_refused(dataset):
+    with pytest.raises(UserError, match="leave images to train on, got 600 of 600"):
+        ready(dataset, val_size=600)
+
+
+@pytest.mark.parametrize(
+    ("broken", "array", "message"),
+    [
+        (FILES[1], np.zeros(599, np.uint8), "one uint8 label for each of the 600 images"),
+        (FILES[1], np.zeros(600, np.int32), "got int32"),
+        (FILES[1], np.full(600, 10, np.uint8), "labels from 0 to 9, got 10"),
+        (FILES[0], np.zeros((600, 28, 27), np.uint8), "uint8 images of 28x28"),
+        (FILES[0], np.zeros((600, 784), np.uint8), r"got uint8 of shape \(600, 784\)"),
+        (FILES[0], np.zeros((600, 28, 28), np.float32), "got float32"),
+        (FILES[2], np.zeros((99, 28, 28), np.uint8), "each of the 99 images"),
+    ],
+)
+def test_files_that_do_not_fit_are_named(tmp_path, broken, array, message):
+    write_dataset(tmp_path)
+    write_idx(tmp_path / broken, array)
+    with pytest.raises(DataError, match=message) as error:
+        ready(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_real_mnist_is_split_into_55000_5000_and_10000(mnist):
+    data = ready(mnist)
+    assert [len(part) for part in (data.train_set, data.val_set, data.test_set)] == [55_000, 5_000, 10_000]
+    assert len(data.train_dataloader()) == 860
