@@ -1,0 +1,36 @@
+"""Tests a checkpoint. It knows its own model and data settings; flags override the data's."""
+
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+
+from mnist_lightning import report
+from mnist_lightning.checkpoints import load_classifier, read_checkpoint
+from mnist_lightning.cli import Parser, evaluate, one_line_errors, trainer_errors
+from mnist_lightning.datamodule import MNISTDataModule
+
+
+def main() -> None:
+    parser = Parser(description=__doc__, usage="%(prog)s CKPT [--OPTION VALUE ...]")
+    parser.add_argument("ckpt", help="The checkpoint: a .ckpt file that scripts/train.py wrote.")
+    parser.add_argument(
+        "--output", type=Path | None, help="Folder for metrics.json (default: test, in the run's folder)."
+    )
+    parser.add_argument("--accelerator", type=str, default="auto", help="Where to test: cpu, gpu, or auto.")
+    parser.add_class_arguments(MNISTDataModule, "data")
+    checkpoint = read_checkpoint(parser.parse_args().ckpt)
+    parser.set_defaults({f"data.{key}": value for key, value in checkpoint["datamodule_hyper_parameters"].items()})
+    args = parser.instantiate(parser.parse_args())
+
+    with trainer_errors():
+        trainer = Trainer(accelerator=args.accelerator, devices=1, logger=False, enable_model_summary=False)
+    results = evaluate(trainer, load_classifier(args.ckpt), args.data)
+    print(report.table(results))
+    folder = Path(args.ckpt).resolve().parent
+    output = args.output or (folder.parent if folder.name == "checkpoints" else folder) / "test"
+    print(f"\nwritten to {report.write_json(results, output)}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

