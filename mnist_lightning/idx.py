@@ -84,13 +84,15 @@ def write_idx(path: str | os.PathLike[str], array: np.ndarray[Any, Any]) -> None
         array: uint8, int8, int16, int32, float32 or float64, of at most 64 dimensions.
 
     Raises:
-        IDXError: IDX has no code for the array's type.
+        IDXError: IDX has no code for the array's type, or cannot state its shape.
         OSError: The file cannot be written.
     """
     code = next((code for code, dtype in DTYPES.items() if dtype == array.dtype.newbyteorder(">")), None)
     if code is None:
         known = ", ".join(dtype.name for dtype in DTYPES.values())
         raise IDXError(f"{path}: IDX holds {known}; got an array of {array.dtype}; convert it first")
+    if any(size >= 1 << 32 for size in array.shape):
+        raise IDXError(f"{path}: IDX states sizes below 2^32; got an array of shape {array.shape}; split it")
     header = struct.pack(f">HBB{array.ndim}I", 0, code, array.ndim, *array.shape)
     data = header + array.astype(DTYPES[code]).tobytes()
     Path(path).write_bytes(gzip.compress(data, mtime=0) if str(path).endswith(".gz") else data)

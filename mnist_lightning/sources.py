@@ -81,7 +81,8 @@ def folder(data_dir: str | os.PathLike[str], source: Source = "auto") -> Path:
         DataError: The files are not there.
     """
     data_dir = Path(data_dir)
-    if source == "sample" or (source == "auto" and not _is_complete(data_dir) and _is_complete(sample_dir(data_dir))):
+    fell_back = source == "auto" and data_dir == Path(DEFAULT_DATA_DIR) and not _is_complete(data_dir)
+    if source == "sample" or (fell_back and _is_complete(sample_dir(data_dir))):
         data_dir = sample_dir(data_dir)
     for name in FILES:
         find(data_dir, name)
@@ -127,13 +128,18 @@ def download(data_dir: Path, mirrors: Sequence[str] = MIRRORS) -> None:
         present = {name: path for name in FILES if (path := _locate(data_dir, name))}
         for name, path in present.items():
             if pooch.file_hash(str(path)) != SHA256[name]:
-                raise DataError(f"{path} is not MNIST's (its SHA-256 differs); give another folder to download into")
-        for name in SHA256.keys() - present.keys():
-            _download_one(name, unfinished, mirrors)
+                raise DataError(
+                    f"{path} is there already and is not the file as MNIST publishes it (its SHA-256 differs); "
+                    "download into another folder, or use what is there with --data.source files"
+                )
+        for name in FILES:
+            if name not in present:
+                _download_one(name, unfinished, mirrors)
 
 
 def _download_one(name: str, folder: Path, mirrors: Sequence[str]) -> None:
     import pooch
+    import requests
 
     answers = []
     for mirror in mirrors:
@@ -143,7 +149,7 @@ def _download_one(name: str, folder: Path, mirrors: Sequence[str]) -> None:
         try:
             pooch.retrieve(url, f"sha256:{SHA256[name]}", f"{name}.gz", folder, downloader=fetch)
             return
-        except (OSError, ValueError) as error:  # requests' exceptions are OSErrors; a wrong hash is a ValueError
+        except (requests.RequestException, ValueError) as error:  # pooch finds a wrong hash to be a ValueError
             answers.append(f"{url}: {_in_short(error)}")
     raise DownloadError(f"no mirror gave {name} ({'; '.join(answers)}); put the four files into a folder by hand")
 
@@ -154,7 +160,7 @@ def _in_short(error: Exception) -> str:
 
     if isinstance(error, ValueError) and not isinstance(error, requests.RequestException):
         return "the bytes it sent are not MNIST's (wrong SHA-256)"
-    if isinstance(error, requests.Timeout):
+    if isinstance(error, requests.Timeout) or "timed out" in str(error):  # the latter: it stalled after its headers
         return f"no answer within {TIMEOUT} s"
     if isinstance(error, requests.HTTPError):
         return f"status {error.response.status_code}"
@@ -162,12 +168,19 @@ def _in_short(error: Exception) -> str:
         return "it redirects in a circle"
     if isinstance(error, requests.ConnectionError):
         return "no connection"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "the connection broke off"
     return str(error)
 
 
 def sample_dir(data_dir: Path) -> Path:
     """Returns where the offline sample lies: beside the data folder, never in it."""
-    return data_dir.with_name(f"{data_dir.name}-sample")
+    return _beside(data_dir, "{}-sample")
+
+
+def _beside(folder: Path, pattern: str) -> Path:
+    named = folder if folder.name not in ("", "..") else folder.resolve()  # "." has no name to put a suffix to
+    return named.parent / pattern.format(named.name)
 
 
 def write_sample(folder: Path) -> None:
@@ -201,8 +214,8 @@ def write_sample(folder: Path) -> None:
 def _building(target: Path) -> Iterator[Path]:
     """Gives a scratch folder whose files move into ``target`` when all went well; one process at a time."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.unfinished")
-    with FileLock(target.with_name(f".{target.name}.lock")):
+    unfinished = _beside(target, ".{}.unfinished")
+    with FileLock(_beside(target, ".{}.lock")):
         shutil.rmtree(unfinished, ignore_errors=True)  # what a killed process left
         unfinished.mkdir()
         try:
