@@ -8,12 +8,14 @@ stay per step, and every x-axis counts optimizer steps.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import lightning.pytorch as L
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
@@ -31,6 +33,7 @@ from mnist_lightning.errors import UserError
 from mnist_lightning.nets import Activation, SimpleNet
 
 CLASSES = 10
+STEP_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
 
 Scheduler = Literal["step", "plateau", "cosine", "none"]
 
@@ -81,7 +84,7 @@ class MNISTClassifier(L.LightningModule):
         self.scheduler, self.step_size, self.gamma = scheduler, step_size, gamma
         self.steps_per_execution = steps_per_execution
         self.net = SimpleNet(hidden, activation, dropout)
-        self.train_metrics = MetricCollection(_loss_and_accuracy(), prefix="train/")
+        self.train_metrics = MetricCollection({"loss": MeanMetric(), "accuracy": _accuracy()}, prefix="train/")
         self.val_metrics = MetricCollection(_loss_and_accuracy(), prefix="val/")
         self.test_metrics = MetricCollection(
             _loss_and_accuracy()
@@ -111,6 +114,7 @@ class MNISTClassifier(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedulers[self.scheduler]()}
 
     def on_train_start(self) -> None:
+        self._bare = _nothing_listens(self.trainer) and not self.gradient_clip_val
         if self.scheduler == "plateau" and not sum(self.trainer.num_val_batches):
             raise UserError("expected validation images for the plateau scheduler, got none; raise --data.val_size")
 
@@ -122,18 +126,21 @@ class MNISTClassifier(L.LightningModule):
         if self.trainer.max_steps != -1:  # Lightning looks at it between chunks only
             steps = self.trainer.max_steps - self.global_step
             images, labels = images[:steps], labels[:steps]
-        optimizer = self.optimizers()
-        assert isinstance(optimizer, LightningOptimizer)
+        optimizer: Any = self.optimizers(use_pl_optimizer=not self._bare)
+        backward = Tensor.backward if self._bare else self.manual_backward
         logits, losses = [], []
         for x, y in zip(images, labels, strict=True):
             optimizer.zero_grad()
-            scores = self(x)
+            scores = self.net(x)
             loss = F.cross_entropy(scores, y)
-            self.manual_backward(loss)
+            backward(loss)
             optimizer.step()
             logits.append(scores.detach())
             losses.append(loss.detach())
-        self.train_metrics.update(torch.cat(logits), labels.flatten())
+        if self._bare:  # Lightning counts its own optimizer's steps only
+            self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed += len(losses)
+        self.train_metrics["accuracy"].update(torch.cat(logits), labels.flatten())
+        self.train_metrics["loss"].update(torch.stack(losses), weight=labels.shape[1])
         self._log_steps(torch.stack(losses))
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -188,9 +195,27 @@ class CrossEntropy(MeanMetric):
         super().update(F.cross_entropy(logits, labels, reduction="none"))
 
 
+def _nothing_listens(trainer: L.Trainer) -> bool:
+    """Tells whether Lightning has nothing to do between backward and step but to call hooks that nobody overrides.
+
+    Skipping them saves a fifth of an epoch. Several processes, a gradient scaler and callbacks that look at gradients
+    need them.
+    """
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set, but not declared
+    return (
+        isinstance(trainer.strategy, SingleDeviceStrategy)
+        and type(trainer.precision_plugin) is Precision
+        and not any(is_overridden(hook, callback, L.Callback) for hook in STEP_HOOKS for callback in callbacks)
+    )
+
+
 def _loss_and_accuracy() -> dict[str, Metric | MetricCollection]:
+    return {"loss": CrossEntropy(), "accuracy": _accuracy()}
+
+
+def _accuracy() -> MulticlassAccuracy:
     # labels were checked when they were read; checking them again would cost more than counting
-    return {"loss": CrossEntropy(), "accuracy": MulticlassAccuracy(CLASSES, average="micro", validate_args=False)}
+    return MulticlassAccuracy(CLASSES, average="micro", validate_args=False)
 
 
 def _check(name: str, value: float, holds: bool, expected: str) -> None:

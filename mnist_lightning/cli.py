@@ -148,16 +148,20 @@ class MNISTCLI(LightningCLI):
         config = self.config_init.trainer
         if config.gradient_clip_val:  # Lightning does not clip where training_step calls the optimizer itself
             raise UserError("expected no --trainer.gradient_clip_val; use --model.gradient_clip_val for the same")
-        callbacks: list[Callback] = [RunHeader()]
+        given = config.callbacks or []
+        callbacks: list[Callback] = [*(given if isinstance(given, list) else [given]), RunHeader()]
         if config.enable_progress_bar is not False:
             callbacks.append(StepProgressBar())
         if config.enable_checkpointing is not False:
             validates = self.datamodule.val_size > 0 and config.limit_val_batches != 0
             callbacks.append(self._checkpoints(validates))
         if config.logger in (None, True):
-            kwargs["logger"] = TensorBoardLogger(config.default_root_dir or "", default_hp_metric=False)
+            # a queue of the default 10 events would make training wait for the thread that writes them
+            kwargs["logger"] = TensorBoardLogger(config.default_root_dir or "", default_hp_metric=False, max_queue=1000)
+        elif config.logger is False:
+            self.save_config_callback = None  # there is no folder of the run's own to save it in
         with trainer_errors():
-            return super().instantiate_trainer(callbacks=[*(config.callbacks or []), *callbacks], **kwargs)
+            return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
     @staticmethod
     def _checkpoints(validates: bool) -> ModelCheckpoint:
@@ -228,6 +232,7 @@ def quiet() -> None:
         ".*does not have many workers.*",  # the data is in memory: a worker would only copy it
         ".*smaller than the logging interval.*",  # the classifier logs every step itself
         ".*Total length of `list` across ranks is zero.*",  # no validation: what --data.val_size 0 asks for
+        ".*LightningCLI's args parameter.*",  # a script that calls it from Python may have arguments of its own
         ".*LeafSpec.*is deprecated.*",  # Lightning's own use of PyTorch
     ):
         warnings.filterwarnings("ignore", message)

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
-from lightning.pytorch import Trainer
+from mnist_lightning.startup import without_gc
 
-from mnist_lightning import report
-from mnist_lightning.checkpoints import load_classifier, read_checkpoint
-from mnist_lightning.cli import Parser, evaluate, one_line_errors, trainer_errors
-from mnist_lightning.datamodule import MNISTDataModule
+with without_gc():
+    from lightning.pytorch import Trainer
+
+    from mnist_lightning import report
+    from mnist_lightning.checkpoints import load_classifier, read_checkpoint
+    from mnist_lightning.cli import Parser, evaluate, one_line_errors, trainer_errors
+    from mnist_lightning.datamodule import MNISTDataModule
 
 
 def main() -> None:

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
-from mnist_lightning import report
-from mnist_lightning.cli import MNISTCLI, one_line_errors
+from mnist_lightning.startup import without_gc
+
+with without_gc():
+    from mnist_lightning import report
+    from mnist_lightning.cli import MNISTCLI, one_line_errors
 
 
 def main() -> None:

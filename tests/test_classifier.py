@@ -81,6 +81,31 @@ def test_regularization_too_is_that_of_the_plain_loop(dataset, model, loop, step
     assert same_weights(trained.net, plain_loop(dataset, epochs=2, **loop))
 
 
+class GradientWatcher(L.Callback):
+    """Overrides every hook that Lightning calls between backward and step."""
+
+    def __init__(self):
+        self.calls = []
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        self.calls.append(("loss", trainer.global_step))
+
+    def on_after_backward(self, trainer, pl_module):
+        self.calls.append(("gradient", trainer.global_step))
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.calls.append(("step", trainer.global_step))
+
+
+def test_callbacks_that_watch_the_steps_see_each_and_change_none(dataset):
+    watcher = GradientWatcher()
+    watched = fit(dataset, trainer={"callbacks": [watcher]})
+    assert watcher.calls == [(what, step) for step in range(9) for what in ("loss", "gradient", "step")]
+    unwatched = fit(dataset)
+    assert same_weights(watched, unwatched)
+    assert watched.trainer.global_step == unwatched.trainer.global_step == 9
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_gives_others(dataset):
     first, second, other = (fit(dataset, seed=seed, dropout=0.1) for seed in (1, 1, 2))
     assert same_weights(first, second)
