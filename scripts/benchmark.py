@@ -1,0 +1,152 @@
+"""Times this project against other ways to train the same net: in one sitting, interleaved, medians and ratios."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from mnist_lightning.startup import without_gc
+
+with without_gc():
+    import competitors
+    import numpy as np
+    import torch
+    from tqdm import tqdm
+
+    from mnist_lightning.cli import Parser, one_line_errors
+    from mnist_lightning.datamodule import MNISTDataModule
+    from mnist_lightning.errors import UserError
+    from mnist_lightning.idx import read_idx, write_idx
+    from mnist_lightning.sources import DEFAULT_DATA_DIR, FILES, find
+
+SCRIPTS = Path(__file__).resolve().parent
+FLOOR = "bare loop, fused Adam (the floor)"
+GROWTH = 8
+BELIEVABLE = 0.25  # spread of the floor, (max - min) / median, above which the machine is too noisy
+
+
+def main() -> None:
+    parser = Parser(description=__doc__, usage="%(prog)s [--OPTION VALUE ...]")
+    parser.add_argument("--data_dir", type=str, default=DEFAULT_DATA_DIR, help="Folder of the four IDX files.")
+    parser.add_argument("--repeats", type=int, default=5, help="Counted runs of each; one more warms up.")
+    parser.add_argument("--json", type=Path | None, help="File to write every figure into.")
+    args = parser.parse_args()
+    if args.repeats < 1:
+        raise UserError(f"expected --repeats to be at least 1, got {args.repeats}")
+    data = MNISTDataModule(args.data_dir)
+    data.prepare_data()
+    data.setup("fit")
+    with tempfile.TemporaryDirectory() as scratch:
+        results = measure(data, args.repeats, Path(scratch))
+    print(table(results))
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def measure(data: MNISTDataModule, repeats: int, scratch: Path) -> dict[str, Any]:
+    """Runs everything once to warm up, then ``repeats`` times in turn."""
+    trainings = {name: (run, data) for name, run in competitors.available(data).items()}
+    trainings[f"ours, {GROWTH} times the data"] = (competitors.ours, grown(data, scratch / "grown"))
+    processes = {
+        "train.py, 3 epochs and test": [
+            "train.py",
+            "--data.data_dir",
+            data.folder,
+            "--data.source=files",
+            "--max_epochs=3",
+        ],
+        "the guide's script, the same": ["guide.py", data.folder, "3"],
+    }
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in (*trainings, *processes)}
+    for counted in tqdm([False] + [True] * repeats, desc="rounds"):
+        for name, (train, dataset) in trainings.items():
+            with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+                runs[name] += [train(dataset)._asdict()][:counted]
+        for name, command in processes.items():
+            runs[name] += [run_process(command, scratch)][:counted]
+    return {
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, PyTorch {torch.__version__}",
+        "dataset": data.dataset_name,
+        "images": len(data.train_set),
+        "epochs": {name: runs[name] for name in trainings},
+        "processes": {name: runs[name] for name in processes},
+    }
+
+
+def grown(data: MNISTDataModule, folder: Path) -> MNISTDataModule:
+    """Writes and reads a dataset with the training images ``GROWTH`` times over."""
+    folder.mkdir()
+    for name in FILES:
+        array = read_idx(find(data.folder, name))
+        write_idx(folder / name, np.concatenate([array] * GROWTH) if name.startswith("train") else array)
+    large = MNISTDataModule(str(folder), "files")
+    large.setup("fit")
+    return large
+
+
+def run_process(command: list[Any], folder: Path) -> dict[str, float]:
+    """Runs a script to its end: seconds to the first epoch's first step, seconds in all, and peak memory (MiB)."""
+    script, *arguments = map(str, command)
+    measured: list[str | Path] = [
+        sys.executable,
+        SCRIPTS / "measure_process.py",
+        sys.executable,
+        SCRIPTS / script,
+        *arguments,
+    ]
+    process = subprocess.run(measured, cwd=folder, stdout=subprocess.PIPE, check=False)
+    if process.returncode:
+        raise UserError(f"python scripts/{script} {' '.join(arguments)} failed; run it by hand to see why")
+    figures: dict[str, float] = json.loads(process.stdout)
+    return figures
+
+
+def median(runs: list[dict[str, float]], key: str) -> float:
+    return statistics.median(run[key] for run in runs)
+
+
+def ratio(runs: list[dict[str, float]], others: list[dict[str, float]], key: str = "seconds") -> float:
+    """The median of the ratios round by round, which a machine that drifts leaves as it is."""
+    return statistics.median(a[key] / b[key] for a, b in zip(runs, others, strict=True))
+
+
+def table(results: dict[str, Any]) -> str:
+    """Returns the figures as Markdown tables."""
+    epochs, processes, images = results["epochs"], results["processes"], results["images"]
+    ours, floor = epochs["ours"], epochs[FLOOR]
+    lines = [
+        f"{results['machine']}, {images:,} training images of {results['dataset']}, medians of {len(ours)}",
+        "",
+        "| training | s/epoch | images/s | / floor | / ours | test accuracy |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, runs in epochs.items():
+        work = GROWTH if name.endswith("times the data") else 1  # per 1 times the data, so that the ratio is growth
+        scaled = [{**run, "seconds": run["seconds"] / work} for run in runs]
+        seconds = median(scaled, "seconds")
+        lines.append(
+            f"| {name} | {seconds:.3f} | {images / seconds:,.0f} | {ratio(scaled, floor):.2f} "
+            f"| {ratio(scaled, ours):.2f} | {median(runs, 'accuracy'):.2%} |"
+        )
+    lines += ["", "| process | s | to the first step, s | peak MiB |", "| --- | ---: | ---: | ---: |"]
+    for name, runs in processes.items():
+        figures = (median(runs, "seconds"), median(runs, "first_step"), median(runs, "memory"))
+        lines.append("| {} | {:.2f} | {:.2f} | {:.0f} |".format(name, *figures))
+    train, guide = processes.values()
+    ratios = [f"{ratio(train, guide, key):.2f}" for key in ("seconds", "first_step", "memory")]
+    lines += [f"| the first / the second | {' | '.join(ratios)} |", ""]
+    times = [run["seconds"] for run in floor]
+    spread = (max(times) - min(times)) / statistics.median(times)
+    verdict = "believable" if spread <= BELIEVABLE else "too noisy to believe: run it again on a quiet machine"
+    return "\n".join([*lines, f"spread of the floor {spread:.0%}: {verdict}"])
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,48 @@
+"""The benchmark runs, compares what it says it compares, and its competitors do the work. No test depends on a time."""
+
+import json
+
+import pytest
+from helpers import run_script
+
+
+@pytest.mark.slow
+def test_every_competitor_trains_and_every_figure_is_in_the_json(dataset, tmp_path):
+    result = run_script("benchmark.py", "--data_dir", dataset, "--repeats", 2, "--json", "figures.json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    names = " ".join(figures["epochs"])
+    for name in (
+        "floor",
+        "guide's loop",
+        "usual Lightning",
+        "steps_per_execution 1 ",
+        "execution 9",
+        "8 times the data",
+    ):
+        assert name in names
+    for name, runs in figures["epochs"].items():
+        assert len(runs) == 2
+        for run in runs:
+            assert run["seconds"] > 0
+            assert run["accuracy"] > 0.6, name  # ten classes: a net that was not trained is right once in ten
+    for runs in figures["processes"].values():
+        assert all(0 < run["first_step"] < run["seconds"] and run["memory"] > 50 for run in runs)
+    assert "| ours | " in result.stdout
+    assert "spread of the floor" in result.stdout
+
+
+def test_a_guide_that_fails_is_an_error_not_a_figure(tmp_path):
+    result = run_script("measure_process.py", "python3", "-c", "print('epoch'); raise SystemExit(3)", cwd=tmp_path)
+    assert result.returncode == 3
+
+
+def test_the_guides_script_learns(dataset, tmp_path):
+    result = run_script("guide.py", dataset, 5, cwd=tmp_path)
+    assert float(result.stdout.split("test accuracy ")[1].strip("%\n")) > 90
+
+
+def test_no_repeats_are_refused(tmp_path):
+    result = run_script("benchmark.py", "--repeats", 0, cwd=tmp_path)
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
+    assert "--repeats" in result.stderr
