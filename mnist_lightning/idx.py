@@ -5,7 +5,8 @@ type of the values, a byte for the number of dimensions, one uint32 for each dim
 format's home, yann.lecun.com/exdb/mnist, is gone; this is all it said.)
 
 Reading is strict, because a file that is almost right is a wrong one: too few bytes are an error, and so is one too
-many. Nothing is allocated on the word of a header: memory grows with the bytes that are really there.
+many. Nothing is allocated on the word of a header: memory grows with the bytes that are really there, and a gzip that
+would unpack to far more than its own size is refused.
 """
 
 import gzip
@@ -32,6 +33,10 @@ DTYPES: dict[int, np.dtype[Any]] = {
 }
 MAX_RANK = 64  # NumPy's own limit; the format's is 255
 READ_SIZE = 1 << 20
+GZIP_MAGIC = b"\x1f\x8b"
+# A gzip can unpack to 1,000 times its size, so that a small file could fill the memory. MNIST's unpack to 5 times.
+GZIP_RATIO = 100
+GZIP_ALLOWANCE = 64 << 20  # bytes that any gzip may unpack to: small and harmless, and zeros shrink well
 
 Reader = BufferedReader | gzip.GzipFile
 
@@ -50,34 +55,28 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray[Any, Any]:
         A writable array in the machine's byte order, of the type and shape that the header states.
 
     Raises:
-        IDXError: The file is not IDX, is damaged, or holds fewer or more bytes than its header states.
+        IDXError: The file is not IDX, is damaged, holds fewer or more bytes than its header states, or is a gzip that
+            would unpack to more than 64 MiB and more than 100 times its size.
         OSError: The file cannot be opened or read.
     """
     path = Path(path)
     with path.open("rb") as file:
-        gzipped = file.read(2) == b"\x1f\x8b"
-    try:
-        with (gzip.open if gzipped else open)(path, "rb") as file:
-            dtype, shape = _read_header(file, path)
-            size = dtype.itemsize * math.prod(shape)
-            values = _read_up_to(file, size + 1)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise IDXError(f"{path}: expected a whole gzip file, but it is damaged ({error}); fetch it again") from error
-    if len(values) != size:
-        came = f"has only {len(values):,}" if len(values) < size else "has more"
-        raise IDXError(
-            f"{path}: its header promises {_describe(dtype, shape)}, {size:,} bytes of values, and it {came}; "
-            "fetch it again"
-        )
-    try:
-        array = np.frombuffer(values, dtype).reshape(shape)
-    except ValueError as error:  # sizes whose product is zero can still be too large for NumPy
-        raise IDXError(f"{path}: NumPy cannot hold an array of shape {shape} ({error})") from error
-    return array.astype(dtype.newbyteorder("="), copy=False)
+        if file.peek(2)[:2] != GZIP_MAGIC:
+            return _read_values(file, path, math.inf)
+        limit = max(GZIP_ALLOWANCE, GZIP_RATIO * os.fstat(file.fileno()).st_size)
+        try:
+            with gzip.GzipFile(fileobj=file) as unzipped:
+                return _read_values(unzipped, path, limit)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise IDXError(
+                f"{path}: expected a whole gzip file, but it is damaged ({error}); fetch it again"
+            ) from error
 
 
 def write_idx(path: str | os.PathLike[str], array: np.ndarray[Any, Any]) -> None:
     """Writes one array as an IDX file, gzipped when the name ends in ``.gz``. The same array gives the same bytes.
+
+    A gzip that unpacks to more than 64 MiB and more than 100 times its size has to be unpacked before it is read again.
 
     Args:
         path: The file to write; an existing one is replaced.
@@ -96,6 +95,26 @@ def write_idx(path: str | os.PathLike[str], array: np.ndarray[Any, Any]) -> None
     header = struct.pack(f">HBB{array.ndim}I", 0, code, array.ndim, *array.shape)
     data = header + array.astype(DTYPES[code]).tobytes()
     Path(path).write_bytes(gzip.compress(data, mtime=0) if str(path).endswith(".gz") else data)
+
+
+def _read_values(file: Reader, path: Path, limit: float) -> np.ndarray[Any, Any]:
+    """Reads an IDX file from its first byte to its last, if its values are no more than ``limit`` bytes."""
+    dtype, shape = _read_header(file, path)
+    size = dtype.itemsize * math.prod(shape)
+    promise = f"{path}: its header promises {_describe(dtype, shape)}, {size:,} bytes of values"
+    if size > limit:
+        raise IDXError(
+            f"{promise}, where a gzip of its size is trusted with {limit:,}; if that is what it should be, unpack it"
+        )
+    values = _read_up_to(file, size + 1)
+    if len(values) != size:
+        came = f"has only {len(values):,}" if len(values) < size else "has more"
+        raise IDXError(f"{promise}, and it {came}; fetch it again")
+    try:
+        array = np.frombuffer(values, dtype).reshape(shape)
+    except ValueError as error:  # sizes whose product is zero can still be too large for NumPy
+        raise IDXError(f"{path}: NumPy cannot hold an array of shape {shape} ({error})") from error
+    return array.astype(dtype.newbyteorder("="), copy=False)
 
 
 def _read_header(file: Reader, path: Path) -> tuple[np.dtype[Any], tuple[int, ...]]:

@@ -1,16 +1,20 @@
 import gzip
 import math
+import os
 import struct
+import threading
 import tracemalloc
+from contextlib import nullcontext, suppress
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mnist_lightning import sources
+from mnist_lightning import idx, sources
 from mnist_lightning.errors import UserError
-from mnist_lightning.idx import IDXError, read_idx, write_idx
+from mnist_lightning.idx import READ_SIZE, IDXError, read_idx, write_idx
 
 CODES = {"uint8": 0x08, "int8": 0x09, "int16": 0x0B, "int32": 0x0C, "float32": 0x0D, "float64": 0x0E}
 EXAMPLE = bytes.fromhex("00 00 0b 02  00 00 00 02  00 00 00 03  0001 fffe 7fff  8000 0100 0000")
@@ -54,6 +58,22 @@ def written(folder):
         return path.read_bytes()
 
     return written
+
+
+@pytest.fixture
+def peak_of():
+    """The most bytes that Python and NumPy held during a call; ``words``: those of the IDXError it must end in."""
+
+    def peak_of(call, words=None):
+        tracemalloc.start()
+        try:
+            with pytest.raises(IDXError, match=words) if words else nullcontext():
+                call()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    return peak_of
 
 
 def assert_same(array, expected):
@@ -237,18 +257,112 @@ def test_every_single_flipped_bit_in_a_gzip_gives_the_same_array_or_an_error(rea
     assert errors > 8 * (len(whole) - 10)  # all but those in parts of gzip's header that mean nothing
 
 
+def header(*shape):
+    return struct.pack(f">HBB{len(shape)}I", 0, 0x08, len(shape), *shape)
+
+
+@pytest.fixture
+def bomb(tmp_path):
+    """Writes a header and 200 MiB of zeros, gzipped to 0.2 MB."""
+
+    def bomb(header):
+        bomb.path.write_bytes(gzip.compress(header) + gzip.compress(bytes(1 << 20)) * 200)
+
+    bomb.path = tmp_path / "bomb.gz"
+    return bomb
+
+
 @pytest.mark.parametrize("gz", [False, True])
+@pytest.mark.parametrize("dtype", ["uint8", "float64"])
+def test_reading_takes_a_small_multiple_of_the_memory_of_the_array(folder, peak_of, dtype, gz):
+    array = np.zeros(16_000_000 // np.dtype(dtype).itemsize, dtype)
+    path = folder / ("large.gz" if gz else "large")
+    write_idx(path, array)
+    assert array.nbytes < peak_of(lambda: read_idx(path)) < 3 * array.nbytes
+
+
 @pytest.mark.parametrize("present", [0, 100])
-def test_a_header_that_promises_4_gib_costs_no_memory(tmp_path, gz, present):
-    data = struct.pack(">HBB3I", 0, 0x08, 3, 4, 2**15, 2**15) + bytes(present)
-    (tmp_path / "file").write_bytes(gzip.compress(data) if gz else data)
-    tracemalloc.start()
+def test_a_header_that_promises_4_gib_costs_no_memory(tmp_path, peak_of, present):
+    (tmp_path / "file").write_bytes(header(4, 2**15, 2**15) + bytes(present))
+    words = rf"4,294,967,296 bytes of values, and it has only {present};"
+    assert peak_of(lambda: read_idx(tmp_path / "file"), words) < 3 * READ_SIZE
+
+
+@pytest.mark.parametrize("shape", [(200 << 20,), (2**20, 2**20), (2**32 - 1,) * 64])
+def test_a_gzip_bomb_is_refused_before_it_is_unpacked(bomb, peak_of, shape):
+    bomb(header(*shape))
+    words = rf"{math.prod(shape):,} bytes of values, where a gzip of its size is trusted with 67,108,864; .*unpack"
+    assert peak_of(lambda: read_idx(bomb.path), words) < 3 * READ_SIZE
+
+
+@pytest.mark.parametrize("shape", [(10,), (), (0,), (1 << 20,)])
+def test_a_gzip_that_goes_on_after_what_its_header_promises_is_read_no_further(bomb, peak_of, shape):
+    bomb(header(*shape))
+    assert peak_of(lambda: read_idx(bomb.path), "it has more") < 5 * READ_SIZE
+
+
+def test_a_gzip_without_an_end_is_given_up(tmp_path, peak_of):
+    piece = gzip.compress(bytes(1 << 20))
+    os.mkfifo(tmp_path / "endless")
+    read_end = os.open(tmp_path / "endless", os.O_RDONLY | os.O_NONBLOCK)  # keeps the writer's open() from waiting
+
+    def write():
+        with suppress(BrokenPipeError), (tmp_path / "endless").open("wb", buffering=0) as file:
+            file.write(gzip.compress(header(10)))
+            for _ in range(1000):  # 1 GiB: no end for a reader that should stop at once, and one for a wrong reader
+                file.write(piece)
+
+    writer = threading.Thread(target=write)
+    writer.start()
     try:
-        with pytest.raises(IDXError, match=rf"4,294,967,296 bytes of values, and it has only {present};"):
-            read_idx(tmp_path / "file")
-        assert tracemalloc.get_traced_memory()[1] < 10e6
+        assert peak_of(lambda: read_idx(tmp_path / "endless"), "it has more") < 5 * READ_SIZE
     finally:
-        tracemalloc.stop()
+        os.close(read_end)
+        writer.join()
+
+
+def test_any_gzip_may_unpack_to_the_allowance_and_no_further(tmp_path, written, monkeypatch):
+    monkeypatch.setattr(idx, "GZIP_ALLOWANCE", 100_000)
+    monkeypatch.setattr(idx, "GZIP_RATIO", 0)
+    (tmp_path / "file").write_bytes(written(np.zeros(100_000, np.uint8), gz=True))
+    assert read_idx(tmp_path / "file").shape == (100_000,)
+    (tmp_path / "file").write_bytes(written(np.zeros(100_001, np.uint8), gz=True))
+    with pytest.raises(IDXError, match="trusted with 100,000"):
+        read_idx(tmp_path / "file")
+
+
+def test_beyond_the_allowance_a_gzip_may_unpack_to_100_times_its_size(tmp_path, written, monkeypatch):
+    monkeypatch.setattr(idx, "GZIP_ALLOWANCE", 0)
+    whole = written(np.zeros(100_000, np.uint8), gz=True)
+    assert len(whole) < 900  # and zeros are added to its end, which gzip passes over
+    (tmp_path / "file").write_bytes(whole.ljust(1000, b"\0"))
+    assert read_idx(tmp_path / "file").shape == (100_000,)
+    (tmp_path / "file").write_bytes(whole.ljust(999, b"\0"))
+    with pytest.raises(IDXError, match="trusted with 99,900"):
+        read_idx(tmp_path / "file")
+
+
+@given(array=arrays(), data=st.data())
+def test_a_gzip_of_many_members_is_read_as_one(read_bytes, written, array, data):
+    whole = written(array)
+    cuts = [0, *sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=20), "cuts")), len(whole)]
+    assert_same(read_bytes(b"".join(gzip.compress(whole[a:b]) for a, b in pairwise(cuts))), array)
+
+
+def test_a_hundred_thousand_empty_members_are_passed_over(read_bytes):
+    assert read_bytes(gzip.compress(b"", 1) * 100_000 + gzip.compress(EXAMPLE)).tolist() == EXAMPLE_VALUES
+
+
+def test_everything_that_a_gzip_header_may_hold_is_passed_over(read_bytes):
+    name, comment = b"n" * 100_000 + b"\0", b"\0"
+    extra = struct.pack("<H", 65535) + bytes(65535)
+    flags = 0x01 | 0x02 | 0x04 | 0x08 | 0x10  # text, a checksum of the header, an extra field, a name, a comment
+    body = gzip.compress(EXAMPLE)[10:]
+    whole = b"\x1f\x8b\x08" + bytes([flags]) + bytes(6) + extra + name + comment + b"\xff\xff" + body
+    assert read_bytes(whole).tolist() == EXAMPLE_VALUES
+    for size in (11, 12, 1000, 65547, 65548, 70_000, 165_548, 165_549, 165_550):
+        with pytest.raises(IDXError, match="a whole gzip file"):
+            read_bytes(whole[:size])
 
 
 @pytest.mark.parametrize(
@@ -279,6 +393,11 @@ def test_an_error_names_the_file_and_its_fault_in_one_line(tmp_path, data, words
 def test_a_file_that_is_not_there_is_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_idx(tmp_path / "missing")
+
+
+def test_a_folder_is_an_os_error(tmp_path):
+    with pytest.raises(OSError, match="directory"):
+        read_idx(tmp_path)
 
 
 # --- what cannot be written -------------------------------------------------------------------------------------------
