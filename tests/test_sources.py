@@ -3,10 +3,13 @@ import hashlib
 import json
 import logging
 import shutil
+import signal
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from mnist_lightning.idx import read_idx
 from mnist_lightning.sources import DEFAULT_DATA_DIR, FILES, DataError, DownloadError
 
 DEAD = "http://127.0.0.1:9/"  # nothing listens there
+NOBODY = "http://no-such-host.invalid/"  # a name that never is one, RFC 6761
 PATIENCE = 4  # seconds until a mirror that stalls gives the right bytes, for a client that does not give it up
 
 
@@ -30,7 +34,9 @@ class Mirrors(ThreadingHTTPServer):
         self.files = {}  # name -> the right bytes
         self.answers = {}  # a path, or the name of a mirror -> what it does instead of sending the right bytes
         self.requests = []  # the paths, in order
+        self.sent = 0  # bytes of the answers without an end, until their clients hung up
         self.second_request = threading.Event()
+        self.halfway = threading.Event()
         self.closing = threading.Event()
 
     def __getitem__(self, mirror):
@@ -57,6 +63,16 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
+
+    def send_endless(self, piece, status=200, **headers):
+        """Without an end, but for a client that never hangs up."""
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        for _ in range(4 * sources.MAX_SIZE // len(piece)):
+            self.wfile.write(piece)
+            self.server.sent += len(piece)
 
     def log_message(self, *args):
         pass
@@ -116,6 +132,56 @@ def stalls_halfway(handler, body):
     handler.wfile.write(body[half:])
 
 
+def stalls_halfway_for_good(handler, body):
+    handler.send(body[: len(body) // 2], size=len(body))
+    handler.server.halfway.set()
+    handler.server.closing.wait()
+
+
+def endless(handler, body):
+    handler.send_endless(bytes(1 << 20))
+
+
+def endless_chunks(handler, body):
+    handler.send_endless(b"100000\r\n" + bytes(1 << 20) + b"\r\n", **{"Transfer-Encoding": "chunked"})
+
+
+def promises_a_terabyte(handler, body):
+    handler.send_endless(bytes(1 << 20), **{"Content-Length": str(1 << 40)})
+
+
+def more_than_the_file(handler, body):
+    handler.send(body + bytes(sources.MAX_SIZE))
+
+
+def gzip_bomb(handler, body):
+    """200 MiB for a client that unpacks it; 0.2 MB for one that does not."""
+    handler.send(gzip.compress(bytes(1 << 20)) * 200, **{"Content-Encoding": "gzip"})
+
+
+def endless_redirect(handler, body):
+    handler.send_endless(bytes(1 << 20), 302, Location=handler.path.replace("/bad/", "/good/"))
+
+
+def says_what_a_gz_is(handler, body):
+    """As Apache does where it is told that .gz is an encoding: the file's own gzip in place of one for the way."""
+    handler.send(body, **{"Content-Encoding": "gzip", "Content-Type": "application/octet-stream"})
+
+
+def packs_what_may_be_packed(handler, body):
+    packs = "gzip" in handler.headers.get("Accept-Encoding", "gzip")
+    handler.send(gzip.compress(body), **{"Content-Encoding": "gzip"}) if packs else handler.send(body)
+
+
+def small_chunks(handler, body):
+    pieces = [body[i : i + 10] for i in range(0, len(body), 10)]
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in [*pieces, b""])
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    handler.wfile.write(chunks)
+
+
 def right_bytes_late(handler, body):
     """Gives another process the time to ask as well; where it does not, the first request takes 0.3 s."""
     handler.server.second_request.wait(0.3)
@@ -131,8 +197,18 @@ FAULTS = {  # what a mirror can do, and what is said about it
     nothing_of_it: "broke",
     redirects: "redirects in a circle",
     hangs_up: "no connection",
+    gzip_bomb: "wrong SHA-256",
+    more_than_the_file: "sent more than 16,777,216 bytes",
 }
-each_fault = pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+ENDLESS = [endless, endless_chunks, promises_a_terabyte]
+STALLS = [says_nothing, stalls, stalls_halfway]
+
+
+def each(answers):
+    return pytest.mark.parametrize("fault", answers, ids=lambda answer: answer.__name__)
+
+
+each_fault = each(FAULTS)
 
 
 @pytest.fixture
@@ -149,7 +225,7 @@ def published(tmp_path, monkeypatch):
 @pytest.fixture
 def mirrors(published, monkeypatch):
     """A server on this machine with as many mirrors of the published files as are asked for: ``mirrors[name]``."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("NO_PROXY", "*")
     with Mirrors() as server:
         server.files = published
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -221,12 +297,27 @@ def test_after_a_bad_answer_the_next_mirror_gives_the_right_bytes(data, mirrors,
     assert asked == {f"/bad/{name}.gz" for name in FILES}
 
 
-def test_after_a_refused_connection_the_next_mirror_gives_the_right_bytes(data, mirrors):
-    sources.prepare(data, "download", [DEAD, mirrors["good"]])
+@pytest.mark.parametrize("dead", [DEAD, NOBODY])
+def test_after_a_mirror_that_cannot_be_reached_the_next_one_gives_the_right_bytes(data, mirrors, dead):
+    with pytest.raises(DownloadError, match=f"{dead}.*: no connection"):
+        sources.prepare(data, "download", [dead])
+    assert left_over(data) == set()
+    sources.prepare(data, "download", [dead, mirrors["good"]])
     assert contents(data) == mirrors.files
 
 
-@pytest.mark.parametrize("fault", [says_nothing, stalls, stalls_halfway], ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize("wrong", ["nonsense", "ftp://127.0.0.1/", "http://[::1/", f"http://{'a' * 64}.org/"])
+def test_after_an_address_that_is_none_the_next_mirror_gives_the_right_bytes(data, mirrors, wrong):
+    sources.prepare(data, "download", [wrong, mirrors["good"]])
+    assert contents(data) == mirrors.files
+    shutil.rmtree(data)
+    with pytest.raises(DownloadError) as error:
+        sources.prepare(data, "download", [wrong])
+    assert wrong in str(error.value)
+    assert "SHA-256" not in str(error.value)
+
+
+@each(STALLS)
 def test_after_a_mirror_that_stalls_the_next_one_gives_the_right_bytes(data, mirrors, monkeypatch, fault):
     monkeypatch.setattr(sources, "TIMEOUT", 0.5)
     mirrors.answers[f"/bad/{FILES[2]}.gz"] = fault  # one file, for each costs the timeout
@@ -251,30 +342,72 @@ def test_when_no_mirror_is_right_the_error_says_what_each_one_did(data, mirrors,
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        says_nothing,
-        stalls,
-        stalls_halfway,
-    ],
-    ids=lambda fault: fault.__name__,
-)
+@each(STALLS)
 def test_the_error_says_that_a_mirror_stalled(data, mirrors, monkeypatch, fault):
     monkeypatch.setattr(sources, "TIMEOUT", 0.5)
     mirrors.answers["bad"] = fault
     with pytest.raises(DownloadError) as error:
         sources.prepare(data, "download", [mirrors["bad"]])
     assert "no answer within 0.5 s" in str(error.value)
+    assert left_over(data) == set()
+    del mirrors.answers["bad"]
+    sources.prepare(data, "download", [mirrors["bad"]])
+    assert contents(data) == mirrors.files
+
+
+@each(ENDLESS)
+def test_after_a_mirror_that_never_stops_sending_the_next_one_gives_the_right_bytes(data, mirrors, fault):
+    mirrors.answers[f"/bad/{FILES[2]}.gz"] = fault
+    sources.prepare(data, "download", [mirrors["bad"], mirrors["good"]])
+    assert contents(data) == mirrors.files
+    assert left_over(data) == {"mnist", *mirrors.files}
+    assert sources.MAX_SIZE / 2 < mirrors.sent < 2 * sources.MAX_SIZE
+
+
+@each(ENDLESS)
+def test_the_error_says_that_a_mirror_sent_more_than_the_file_has(data, mirrors, fault):
+    mirrors.answers["bad"] = fault
+    with pytest.raises(DownloadError, match="it sent more than 16,777,216 bytes, and the file has fewer"):
+        sources.prepare(data, "download", [mirrors["bad"]])
+    assert left_over(data) == set()
+
+
+def test_a_redirect_is_followed_without_reading_what_it_says(data, mirrors):
+    mirrors.answers["bad"] = endless_redirect
+    sources.prepare(data, "download", [mirrors["bad"]])
+    assert contents(data) == mirrors.files
+    assert mirrors.sent < sources.MAX_SIZE * len(FILES)
+
+
+def test_nothing_that_a_mirror_sends_is_unpacked(data, mirrors):
+    mirrors.answers["bad"] = gzip_bomb
+    tracemalloc.start()
+    try:
+        sources.prepare(data, "download", [mirrors["bad"], mirrors["good"]])
+        assert tracemalloc.get_traced_memory()[1] < 8e6
+    finally:
+        tracemalloc.stop()
+    assert contents(data) == mirrors.files
+
+
+@each([says_what_a_gz_is, packs_what_may_be_packed, small_chunks])
+def test_an_unusual_way_to_send_the_right_bytes_is_right(data, mirrors, fault):
+    mirrors.answers["first"] = fault
+    sources.prepare(data, "download", [mirrors["first"]])
+    assert contents(data) == mirrors.files
 
 
 @each_fault
-def test_a_failed_download_leaves_nothing(data, mirrors, fault):
+def test_a_failed_download_leaves_nothing_and_the_next_one_works(data, mirrors, fault):
     mirrors.answers["bad"] = fault
     with pytest.raises(DownloadError):
         sources.prepare(data, "download", [mirrors["bad"], DEAD])
     assert mirrors.requests
     assert left_over(data) == set()
+    del mirrors.answers["bad"]
+    sources.prepare(data, "download", [mirrors["bad"]])
+    assert left_over(data) == {"mnist", *mirrors.files}
+    assert contents(data) == mirrors.files
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -353,8 +486,9 @@ def test_what_a_killed_download_left_does_not_get_into_the_data_folder(data, mir
     assert left_over(data) == {"mnist", *mirrors.files}
 
 
-def test_two_processes_at_once_download_once(data, mirrors):
-    mirrors.answers["first"] = right_bytes_late
+@contextmanager
+def downloading(count, data, mirror):
+    """Processes of their own that download into ``data``: they begin at once, when all are ready."""
     code = (
         "import json, sys\n"
         "import pooch, requests\n"
@@ -364,21 +498,58 @@ def test_two_processes_at_once_download_once(data, mirrors):
         "sys.stdin.readline()\n"
         "sources.prepare(sys.argv[2], 'download', [sys.argv[3]])\n"
     )
-    command = [sys.executable, "-c", code, json.dumps(sources.SHA256), str(data), mirrors["first"]]
+    command = [sys.executable, "-c", code, json.dumps(sources.SHA256), str(data), mirror]
     pipe = subprocess.PIPE
-    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
+    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(count)]
     try:
-        assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
+        assert [process.stdout.readline() for process in processes] == ["ready\n"] * count
         for process in processes:
             process.stdin.write("go\n")
             process.stdin.flush()
-        errors = [process.communicate(timeout=60)[1] for process in processes]
+        yield processes
     finally:
         for process in processes:
-            with suppress(ProcessLookupError):
-                process.kill()
+            process.kill()
+            process.communicate()
+
+
+def test_two_processes_at_once_download_once(data, mirrors):
+    mirrors.answers["first"] = right_bytes_late
+    with downloading(2, data, mirrors["first"]) as processes:
+        errors = [process.communicate(timeout=60)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     assert sorted(mirrors.requests) == sorted(f"/first/{name}.gz" for name in FILES)
+    assert contents(data) == mirrors.files
+
+
+@pytest.mark.parametrize("present", [0, 1])
+def test_a_process_killed_in_the_middle_leaves_verified_files_or_nothing_and_the_next_one_works(data, mirrors, present):
+    for name in FILES[:present]:
+        data.mkdir(parents=True)
+        (data / f"{name}.gz").write_bytes(mirrors.files[f"{name}.gz"])
+    mirrors.answers[f"/bad/{FILES[2]}.gz"] = stalls_halfway_for_good
+    with downloading(1, data, mirrors["bad"]) as (process,):
+        assert mirrors.halfway.wait(60)
+        process.kill()
+        assert process.wait(60) == -signal.SIGKILL
+    unfinished = data.with_name(f".{data.name}.unfinished")
+    assert {f"{name}.gz" for name in FILES[present:2]} < {path.name for path in unfinished.iterdir()}  # and a half one
+    assert {path.name for path in data.glob("*")} == {f"{name}.gz" for name in FILES[:present]}
+    sources.prepare(data, "download", [mirrors["good"]])
+    assert left_over(data) == {"mnist", *mirrors.files}
+    assert contents(data) == mirrors.files
+
+
+def test_a_download_waits_for_another_and_goes_on_when_that_is_killed(data, mirrors):
+    mirrors.answers["bad"] = stalls_halfway_for_good
+    with downloading(1, data, mirrors["bad"]) as (process,), ThreadPoolExecutor() as pool:
+        assert mirrors.halfway.wait(60)
+        second = pool.submit(sources.prepare, data, "download", [mirrors["good"]])
+        with pytest.raises(TimeoutError):
+            second.result(0.3)
+        assert len(mirrors.requests) == 1
+        process.kill()
+        second.result(60)
     assert contents(data) == mirrors.files
 
 
