@@ -1,38 +1,56 @@
-"""Checkpoints are data: read with ``weights_only=True``, checked before use, and nothing in them is ever run."""
+"""Checkpoints are data: written whole, read with ``weights_only=True``, checked before use, and never run."""
 
+import io
 import os
 import pickle
+import zipfile
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from mnist_lightning.classifier import MNISTClassifier
+from mnist_lightning.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
+
+MODEL, DATA = "hyper_parameters", "datamodule_hyper_parameters"  # Lightning's names for them in a checkpoint
+RESUMES = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step", "epoch")
 
 
 class CheckpointError(UserError):
     """A file is not a checkpoint of this project."""
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads a checkpoint's contents onto the CPU.
+def read_checkpoint(path: str | os.PathLike[str], needs: Sequence[str] = ()) -> dict[str, Any]:
+    """Reads a checkpoint's contents onto the CPU. Nothing in it can run code.
+
+    Args:
+        path: A file that scripts/train.py wrote, or that somebody says it did.
+        needs: Parts it must have besides weights and hyperparameters.
 
     Raises:
-        CheckpointError: The file is missing, is not a checkpoint, or is one of another model.
+        CheckpointError: The file is missing, damaged, not a checkpoint of this project, or holds more than data.
     """
     if not Path(path).is_file():
         raise CheckpointError(f"expected a checkpoint at {path}, but there is no such file; give the path of a .ckpt")
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(f"{path}: expected a checkpoint, but it is damaged, or none at all; give another file")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: expected a checkpoint that scripts/train.py wrote, but it is damaged, or holds other things than "
-            "tensors and plain values; give another file"
+            f"{path}: expected tensors and plain values, but it holds Python objects, which could run code; it was not "
+            "loaded: give a checkpoint that scripts/train.py wrote"
         ) from error
-    keys = ("state_dict", "hyper_parameters", "datamodule_hyper_parameters")
-    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(key), dict) for key in keys):
-        raise CheckpointError(f"{path}: expected a checkpoint that scripts/train.py wrote, but it lacks {keys}")
+    except Exception as error:  # a stranger's bytes: there is no end to what torch.load raises at them
+        raise CheckpointError(f"{path}: expected a checkpoint, but it is damaged; give another file") from error
+    for key in ("state_dict", MODEL, DATA, *needs):
+        if not isinstance(checkpoint, dict) or key not in checkpoint:
+            raise CheckpointError(f"{path}: expected a checkpoint of this project, but it has no {key}; give another")
     return checkpoint
 
 
@@ -40,15 +58,86 @@ def load_classifier(path: str | os.PathLike[str]) -> MNISTClassifier:
     """Builds the classifier that a checkpoint describes, with its weights, on the CPU.
 
     Raises:
-        CheckpointError: As :func:`read_checkpoint`; or its weights do not fit its hyperparameters.
+        CheckpointError: As :func:`read_checkpoint`; or its hyperparameters or weights are not a MNISTClassifier's.
     """
     checkpoint = read_checkpoint(path)
     try:
-        model = MNISTClassifier(**checkpoint["hyper_parameters"])
-        model.load_state_dict(checkpoint["state_dict"])
-    except (TypeError, RuntimeError, UserError) as error:
-        raise CheckpointError(
-            f"{path}: expected the hyperparameters and weights of a MNISTClassifier, but it is of another model "
-            f"({' '.join(str(error).split())})"
-        ) from error
+        model = MNISTClassifier(**_checked(MNISTClassifier, checkpoint[MODEL], path))
+    except UserError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    load_weights(model, checkpoint, path)
     return model
+
+
+def load_weights(model: MNISTClassifier, checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Loads a checkpoint's weights into a classifier.
+
+    Raises:
+        CheckpointError: They are another net's.
+    """
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{path}: expected weights that fit the model, but they are another's ({reason})"
+        ) from error
+
+
+def data_settings(checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns the MNISTDataModule options that a checkpoint was trained with.
+
+    Raises:
+        CheckpointError: They are not such options, or would write files outside the current folder.
+    """
+    settings = _checked(MNISTDataModule, checkpoint[DATA], path)
+    folder = Path(settings["data_dir"])
+    if settings["source"] in ("download", "sample") and not folder.resolve().is_relative_to(Path.cwd()):
+        raise CheckpointError(
+            f"{path}: expected to write data below the current folder, but it asks for {folder}; "
+            "give --data.data_dir and --data.source yourself"
+        )
+    return settings
+
+
+def _checked(cls: type, values: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Checks a checkpoint's hyperparameters against a class's names and types, so that they can name nothing else."""
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "it")
+    try:
+        checked: dict[str, Any] = parser.parse_object({"it": values}).it.as_dict()
+    except Exception as error:  # whatever a parser raises at a stranger's values
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path}: expected the options of {cls.__name__}, got others ({reason})") from error
+    return checked
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes checkpoints so that a file under its own name is always whole: beside it first, then moved over it.
+
+    Lightning's own goes through the system's folder for temporary files, and a move between two disks is a copy.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """Saves a checkpoint.
+
+        Raises:
+            CheckpointError: It cannot be written: a full disk, a folder that is read-only or gone. An older one stays.
+        """
+        path = Path(path)
+        unfinished = path.with_name(f".{path.name}.unfinished")
+        data = io.BytesIO()
+        torch.save(checkpoint, data)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            unfinished.write_bytes(data.getbuffer())
+            unfinished.replace(path)
+        except OSError as error:
+            with suppress(OSError):
+                unfinished.unlink()
+            raise CheckpointError(
+                f"cannot write {path}: {error.strerror}; what was saved before is whole: make room, or the folder "
+                "writable, and go on with --ckpt_path last"
+            ) from error

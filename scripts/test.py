@@ -2,15 +2,16 @@
 
 from pathlib import Path
 
-from mnist_lightning.startup import without_gc
+from mnist_lightning.startup import importing
 
-with without_gc():
+with importing():
     from lightning.pytorch import Trainer
 
     from mnist_lightning import report
-    from mnist_lightning.checkpoints import load_classifier, read_checkpoint
+    from mnist_lightning.checkpoints import data_settings, load_classifier, read_checkpoint
     from mnist_lightning.cli import Parser, evaluate, one_line_errors, trainer_errors
     from mnist_lightning.datamodule import MNISTDataModule
+    from mnist_lightning.runs import run_of
 
 
 def main() -> None:
@@ -22,15 +23,15 @@ def main() -> None:
     parser.add_argument("--accelerator", type=str, default="auto", help="Where to test: cpu, gpu, or auto.")
     parser.add_class_arguments(MNISTDataModule, "data")
     checkpoint = read_checkpoint(parser.parse_args().ckpt)
-    parser.set_defaults({f"data.{key}": value for key, value in checkpoint["datamodule_hyper_parameters"].items()})
+    settings = data_settings(checkpoint, parser.parse_args().ckpt)
+    parser.set_defaults({f"data.{name}": value for name, value in settings.items()})
     args = parser.instantiate(parser.parse_args())
 
     with trainer_errors():
         trainer = Trainer(accelerator=args.accelerator, devices=1, logger=False, enable_model_summary=False)
     results = evaluate(trainer, load_classifier(args.ckpt), args.data)
     print(report.table(results))
-    folder = Path(args.ckpt).resolve().parent
-    output = args.output or (folder.parent if folder.name == "checkpoints" else folder) / "test"
+    output = args.output or run_of(Path(args.ckpt)) / "test"
     print(f"\nwritten to {report.write_json(results, output)}")
 
 

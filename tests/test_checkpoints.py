@@ -1,0 +1,177 @@
+"""Checkpoints are data: what a stranger's file asks for is refused, in a line, and nothing in it runs."""
+
+import io
+import os
+import pickle
+import zipfile
+
+import pytest
+import torch
+from helpers import run_script
+
+from mnist_lightning.checkpoints import CheckpointError, data_settings, load_classifier, read_checkpoint
+from mnist_lightning.classifier import MNISTClassifier
+from mnist_lightning.datamodule import MNISTDataModule
+
+
+class Evil:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture
+def good():
+    """The parts of a checkpoint that loading it looks at."""
+    model, data = MNISTClassifier(hidden=[16]), MNISTDataModule()
+    return {
+        "state_dict": model.state_dict(),
+        "hyper_parameters": dict(model.hparams),
+        "datamodule_hyper_parameters": dict(data.hparams),
+        "pytorch-lightning_version": "2.6.6",
+    }
+
+
+def saved(checkpoint, tmp_path):
+    path = tmp_path / "stranger.ckpt"
+    torch.save(checkpoint, path)
+    return path
+
+
+def refusal(path, load=load_classifier):
+    with pytest.raises(CheckpointError) as error:
+        load(path)
+    message = str(error.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+def test_a_good_checkpoint_loads(good, tmp_path):
+    model = load_classifier(saved(good, tmp_path))
+    assert torch.equal(model.net[1].weight, good["state_dict"]["net.1.weight"])
+
+
+@pytest.mark.parametrize("place", ["state_dict", "hyper_parameters", "a key of its own", "everything"])
+def test_a_pickle_that_would_run_code_is_refused_and_the_code_does_not_run(good, tmp_path, place):
+    evil = Evil(tmp_path / "pwned")
+    path = saved(evil if place == "everything" else {**good, place: evil}, tmp_path)
+    assert "could run code" in refusal(path)
+    assert not (tmp_path / "pwned").exists()
+    with pytest.raises(FileNotFoundError):
+        (tmp_path / "pwned").rmdir()
+
+
+def test_the_evil_pickle_is_evil(tmp_path):
+    pickle.loads(pickle.dumps(Evil(tmp_path / "pwned")))
+    assert (tmp_path / "pwned").exists()
+
+
+def test_a_bare_pickle_is_not_a_checkpoint(tmp_path):
+    path = tmp_path / "stranger.ckpt"
+    path.write_bytes(pickle.dumps(Evil(tmp_path / "pwned")))
+    assert "none at all" in refusal(path)
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("_instantiator", "lightning.pytorch.cli.instantiate_module"),
+        ("_instantiator", "os.system"),
+        ("_class_path", "subprocess.Popen"),
+        ("class_path", "subprocess.Popen"),
+        ("activation", "os.system"),
+        ("activation", {"class_path": "torch.nn.ReLU"}),
+        ("hidden", "subprocess.Popen"),
+        ("hidden", ["os", "system"]),
+        ("hidden", [-1]),
+        ("lr", "1e-3; import os"),
+        ("dropout", 2.0),
+    ],
+)
+def test_hyperparameters_that_are_not_the_classifiers_are_refused(good, tmp_path, name, value):
+    good["hyper_parameters"][name] = value
+    refusal(saved(good, tmp_path))
+
+
+@pytest.mark.parametrize("key", ["state_dict", "hyper_parameters", "datamodule_hyper_parameters"])
+def test_a_checkpoint_of_another_project_is_told_by_what_it_lacks(good, tmp_path, key):
+    del good[key]
+    assert f"it has no {key}" in refusal(saved(good, tmp_path))
+
+
+@pytest.mark.parametrize("other", [[1, 2], torch.zeros(3), "text", None])
+def test_a_file_that_holds_something_else_is_refused(tmp_path, other):
+    assert "of this project" in refusal(saved(other, tmp_path))
+
+
+def test_weights_of_another_shape_missing_or_too_many_are_each_named(good, tmp_path):
+    weights = good["state_dict"]
+    shape = {**good, "state_dict": {**weights, "net.1.weight": torch.zeros(16, 3)}}
+    assert "net.1.weight" in refusal(saved(shape, tmp_path))
+    missing = {**good, "state_dict": {key: value for key, value in weights.items() if key != "net.3.bias"}}
+    assert "Missing key(s)" in refusal(saved(missing, tmp_path))
+    more = {**good, "state_dict": {**weights, "conv.weight": torch.zeros(3)}}
+    assert "Unexpected key(s)" in refusal(saved(more, tmp_path))
+    no_tensors = {**good, "state_dict": dict.fromkeys(weights, 0)}
+    refusal(saved(no_tensors, tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "zeros", "empty", "a zip of something else", "a byte flipped"])
+def test_a_damaged_file_is_called_that(good, tmp_path, damage):
+    path = saved(good, tmp_path)
+    whole = path.read_bytes()
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    flipped = bytearray(whole)
+    flipped[whole.index(b"data.pkl") + 200] ^= 0xFF
+    content = {
+        "truncated": whole[: len(whole) // 2],
+        "zeros": bytes(len(whole)),
+        "empty": b"",
+        "a zip of something else": zipped.getvalue(),
+        "a byte flipped": bytes(flipped),
+    }
+    path.write_bytes(content[damage])
+    message = refusal(path, read_checkpoint)
+    assert "damaged" in message or "could run code" in message
+
+
+@pytest.mark.parametrize("source", ["download", "sample"])
+@pytest.mark.parametrize("folder", ["/tmp/elsewhere", "../../elsewhere", "data/../../elsewhere"])
+def test_data_settings_that_would_write_outside_the_folder_are_refused(good, tmp_path, source, folder):
+    good["datamodule_hyper_parameters"] |= {"source": source, "data_dir": folder}
+    path = saved(good, tmp_path)
+    with pytest.raises(CheckpointError, match="below the current folder"):
+        data_settings(read_checkpoint(path), path)
+
+
+def test_data_settings_that_only_read_may_name_any_folder(good, tmp_path):
+    good["datamodule_hyper_parameters"] |= {"source": "files", "data_dir": str(tmp_path)}
+    path = saved(good, tmp_path)
+    assert data_settings(read_checkpoint(path), path)["data_dir"] == str(tmp_path)
+
+
+def refused_by(script, *args, cwd):
+    result = run_script(script, *args, cwd=cwd)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
+    return result.stderr
+
+
+def test_the_scripts_refuse_a_crafted_checkpoint(good, dataset, tmp_path):
+    path = saved({**good, "loops": Evil(tmp_path / "pwned")}, tmp_path)
+    assert "could run code" in refused_by("test.py", path, cwd=tmp_path)
+    assert "could run code" in refused_by("train.py", "--data.data_dir", dataset, "--ckpt_path", path, cwd=tmp_path)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["stranger.ckpt"]
+
+
+def test_weights_alone_cannot_be_gone_on_from(good, dataset, tmp_path):
+    path = saved(good, tmp_path)
+    options = ("--data.data_dir", dataset, "--model.hidden=[16]", "--ckpt_path", path)
+    assert "it has no optimizer_states" in refused_by("train.py", *options, cwd=tmp_path)
