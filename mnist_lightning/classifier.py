@@ -83,8 +83,10 @@ class MNISTClassifier(L.LightningModule):
         self.lr, self.weight_decay, self.gradient_clip_val = lr, weight_decay, gradient_clip_val
         self.scheduler, self.step_size, self.gamma = scheduler, step_size, gamma
         self.steps_per_execution = steps_per_execution
+        self._rng_state: Tensor | None = None
         self.net = SimpleNet(hidden, activation, dropout)
         self.train_metrics = MetricCollection({"loss": MeanMetric(), "accuracy": _accuracy()}, prefix="train/")
+        self.train_metrics.persistent(True)  # a checkpoint from the middle of an epoch holds what it has counted
         self.val_metrics = MetricCollection(_loss_and_accuracy(), prefix="val/")
         self.test_metrics = MetricCollection(
             _loss_and_accuracy()
@@ -114,6 +116,8 @@ class MNISTClassifier(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedulers[self.scheduler]()}
 
     def on_train_start(self) -> None:
+        if self._rng_state is not None:
+            torch.set_rng_state(self._rng_state)
         self._bare = _nothing_listens(self.trainer) and not self.gradient_clip_val
         if self.scheduler == "plateau" and not sum(self.trainer.num_val_batches):
             raise UserError("expected validation images for the plateau scheduler, got none; raise --data.val_size")
@@ -128,20 +132,28 @@ class MNISTClassifier(L.LightningModule):
             images, labels = images[:steps], labels[:steps]
         optimizer: Any = self.optimizers(use_pl_optimizer=not self._bare)
         backward = Tensor.backward if self._bare else self.manual_backward
+        share = float(self._mean(torch.tensor(float(labels.shape[1]), device=self.device)))
         logits, losses = [], []
         for x, y in zip(images, labels, strict=True):
             optimizer.zero_grad()
             scores = self.net(x)
-            loss = F.cross_entropy(scores, y)
+            loss = F.cross_entropy(scores, y, reduction="sum") / share
             backward(loss)
             optimizer.step()
             logits.append(scores.detach())
             losses.append(loss.detach())
         if self._bare:  # Lightning counts its own optimizer's steps only
             self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed += len(losses)
-        self.train_metrics["accuracy"].update(torch.cat(logits), labels.flatten())
-        self.train_metrics["loss"].update(torch.stack(losses), weight=labels.shape[1])
-        self._log_steps(torch.stack(losses))
+        if labels.numel():
+            self.train_metrics["accuracy"].update(torch.cat(logits), labels.flatten())
+        mean_losses = self._mean(torch.stack(losses))
+        self.train_metrics["loss"].update(mean_losses, weight=share)
+        self._log_steps(mean_losses)
+
+    def _mean(self, value: Tensor) -> Tensor:
+        """Averages over the processes, whose shares of a batch differ by one image where it does not divide."""
+        mean: Tensor = self.trainer.strategy.reduce(value, reduce_op="mean")
+        return mean
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         if self.gradient_clip_val:
@@ -156,7 +168,7 @@ class MNISTClassifier(L.LightningModule):
             logger.log_metrics({"lr": self.trainer.optimizers[0].param_groups[0]["lr"]}, self.global_step)
 
     def on_train_epoch_end(self) -> None:
-        self._log_epoch(self.train_metrics.compute(), prog_bar=True)
+        self._log_epoch(self.train_metrics.compute())
         self.train_metrics.reset()
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ReduceLROnPlateau):
@@ -166,15 +178,17 @@ class MNISTClassifier(L.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
-        self.val_metrics.update(self(images), labels)
+        if len(labels):  # a process's share of a last batch can be empty
+            self.val_metrics.update(self(images), labels)
 
     def on_validation_epoch_end(self) -> None:
-        self._log_epoch(self.val_metrics.compute(), prog_bar=True)
+        self._log_epoch(self.val_metrics.compute())
         self.val_metrics.reset()
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
-        self.test_metrics.update(self(images), labels)
+        if len(labels):
+            self.test_metrics.update(self(images), labels)
 
     def on_test_epoch_end(self) -> None:
         """Leaves the results in ``test_results``: scalars, (10,) tensors, and the (10, 10) confusion matrix."""
@@ -182,9 +196,17 @@ class MNISTClassifier(L.LightningModule):
         self.test_metrics.reset()
         self._log_epoch({f"test/{name}": value.mean() for name, value in self.test_results.items() if value.ndim < 2})
 
-    def _log_epoch(self, values: dict[str, Tensor], prog_bar: bool = False) -> None:
-        self.log_dict(values, prog_bar=prog_bar)
-        self.log("step", float(self.global_step))  # Lightning takes this for the x of the values logged with it
+    def _log_epoch(self, values: dict[str, Tensor]) -> None:
+        """Logs an epoch's metrics at its last optimizer step, now: a checkpoint that follows must not outrun them."""
+        self.log_dict(values, prog_bar=True, logger=False)  # for the progress bar and for who monitors them
+        for logger in self.loggers:
+            logger.log_metrics({name: value.item() for name, value in values.items()}, self.global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["rng_state"] = torch.get_rng_state()  # dropout's next draw
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._rng_state = checkpoint.get("rng_state")
 
 
 class CrossEntropy(MeanMetric):

@@ -3,26 +3,32 @@
 import argparse
 import difflib
 import logging
+import os
 import re
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import DefaultHelpFormatter
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 from mnist_lightning import report
-from mnist_lightning.callbacks import RunHeader, StepProgressBar
-from mnist_lightning.checkpoints import read_checkpoint
+from mnist_lightning.callbacks import BestCheckpoint, LastCheckpoint, RunHeader, RunRecord, StepProgressBar, Stopped
+from mnist_lightning.checkpoints import RESUMES, WholeFiles, load_weights, read_checkpoint
 from mnist_lightning.classifier import MNISTClassifier
 from mnist_lightning.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
+from mnist_lightning.runs import goes_on_in_its_run, last_checkpoint, new_run, run_of
 
 # jsonargparse's way of saying things -> ours: expected this, got that
 MESSAGES = (
@@ -142,59 +148,115 @@ class MNISTCLI(LightningCLI):
         parser.add_short_flag("accelerator", "Where to train: cpu, gpu, or auto for the best there is.")
         parser.add_short_flag("devices", "How many of them, or which: 2, [0,3], auto.")
         parser.add_short_flag("max_epochs", "Passes through the training images.")
-        parser.add_argument("--ckpt_path", type=str | None, help="Checkpoint of a run to go on from.")
+        parser.add_argument(
+            "--ckpt_path", type=str | None, help="Checkpoint to go on from; last: this experiment's newest, if any."
+        )
+        parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init.trainer
         if config.gradient_clip_val:  # Lightning does not clip where training_step calls the optimizer itself
             raise UserError("expected no --trainer.gradient_clip_val; use --model.gradient_clip_val for the same")
-        given = config.callbacks or []
-        callbacks: list[Callback] = [*(given if isinstance(given, list) else [given]), RunHeader()]
-        if config.enable_progress_bar is not False:
-            callbacks.append(StepProgressBar())
-        if config.enable_checkpointing is not False:
-            validates = self.datamodule.val_size > 0 and config.limit_val_batches != 0
-            callbacks.append(self._checkpoints(validates))
-        if config.logger in (None, True):
-            # a queue of the default 10 events would make training wait for the thread that writes them
-            kwargs["logger"] = TensorBoardLogger(config.default_root_dir or "", default_hp_metric=False, max_queue=1000)
-        elif config.logger is False:
+        self._default_logger = config.logger in (None, True)
+        if config.logger is False:
             self.save_config_callback = None  # there is no folder of the run's own to save it in
+        saves = config.enable_checkpointing is not False
+        validates = self.datamodule.val_size > 0 and config.limit_val_batches != 0
+        callbacks = [
+            *_as_list(config.callbacks),
+            RunHeader(),
+            RunRecord(),
+            *([StepProgressBar()] if config.enable_progress_bar is not False else []),
+            *([BestCheckpoint()] if saves and validates else []),
+            *([self.config_init.checkpoint] if saves else []),
+        ]
+        if self._default_logger:
+            kwargs["logger"] = False  # fit makes it, when it knows the run's folder
         with trainer_errors():
-            return super().instantiate_trainer(callbacks=callbacks, **kwargs)
-
-    @staticmethod
-    def _checkpoints(validates: bool) -> ModelCheckpoint:
-        """Keeps last.ckpt and, where there is an accuracy to choose by, best.ckpt."""
-        if not validates:
-            return ModelCheckpoint(save_top_k=0, save_last=True)
-        return ModelCheckpoint(
-            filename="best", monitor="val/accuracy", mode="max", save_last=True, enable_version_counter=False
-        )
+            plugins = [*_as_list(config.plugins), WholeFiles()]
+            return self._instantiate_trainer({**config, **kwargs, "plugins": plugins}, callbacks)
 
     def fit(self) -> None:
-        """Trains, from the beginning or from ``--ckpt_path``."""
-        if self.config.ckpt_path:
-            read_checkpoint(self.config.ckpt_path)  # for its errors: Lightning's would be tracebacks
-        self.datamodule.prepare_data()  # before Lightning makes the run's folder: bad files leave nothing behind
+        """Trains, from the beginning or from ``--ckpt_path``.
+
+        Raises:
+            UserError: The data or the checkpoint cannot be used; nothing was written.
+            SystemExit: With 128 and the signal's number, when Ctrl-C or SIGTERM stopped it.
+        """
+        self.datamodule.prepare_data()  # before the run has a folder: bad files leave nothing behind
         self.datamodule.setup("fit")
-        self.trainer.fit(self.model, self.datamodule, ckpt_path=self.config.ckpt_path, weights_only=True)
+        root = Path(self.trainer.default_root_dir if self.config.trainer.default_root_dir else "", "lightning_logs")
+        checkpoint = self._checkpoint_to_go_on_from(root)
+        if self._default_logger:
+            self.trainer.logger = self._logger(root, checkpoint)
+        try:
+            self.trainer.fit(self.model, self.datamodule, ckpt_path=checkpoint, weights_only=True)
+        except Stopped as stop:
+            if self.trainer.is_global_zero:
+                print(
+                    f"\n{stop} at optimizer step {self.trainer.global_step:,}; to go on:\n"
+                    f"  python scripts/train.py --config {run_of(stop.path) / 'config.yaml'} --ckpt_path {stop.path}"
+                )
+            raise SystemExit(128 + stop.signum) from None
+        except RuntimeError as error:
+            if self.trainer.world_size == 1 or "peer" not in str(error):
+                raise
+            raise UserError(
+                "another process of this run died; go on from its last state with --ckpt_path last"
+            ) from error
+
+    def _checkpoint_to_go_on_from(self, root: Path) -> Path | None:
+        """Finds and checks what ``--ckpt_path`` names: a file, or ``last``."""
+        path = self.config.ckpt_path
+        if path is None:
+            return None
+        if path == "last":
+            path = last_checkpoint(root, yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
+            if path is None:
+                if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+                    print(f"no checkpoint of this experiment in {root} yet: beginning at the start", file=sys.stderr)
+                return None
+        checkpoint = read_checkpoint(path, needs=RESUMES)
+        load_weights(self.model, checkpoint, path)  # for its error; Lightning loads them again, with all the rest
+        self._next_step = checkpoint["global_step"] + 1
+        return Path(path)
+
+    def _logger(self, root: Path, checkpoint: Path | None) -> TensorBoardLogger:
+        """Logs into a new run's folder, or on into that of the checkpoint's run."""
+        options: dict[str, Any] = {
+            "default_hp_metric": False,
+            "max_queue": 1000,  # the default, 10 events, would make training wait for the thread that writes them
+        }
+        if checkpoint is not None and goes_on_in_its_run(checkpoint):
+            run = run_of(checkpoint)
+            kept = [callback for callback in self.trainer.callbacks if not isinstance(callback, SaveConfigCallback)]  # type: ignore[attr-defined]
+            self.trainer.callbacks = kept  # type: ignore[attr-defined]  # the run's config.yaml stands
+            options["purge_step"] = self._next_step  # hides what was logged after the checkpoint, before the end
+        else:
+            run = new_run(root) if rank_zero_only.rank == 0 else root  # type: ignore[attr-defined]
+        return TensorBoardLogger(run.parent, name="", version=run.name, **options)
 
     def test(self) -> dict[str, Any]:
         """Tests the checkpoint that training chose and returns :func:`report.metrics`."""
         return evaluate(self.trainer, self.model, self.datamodule, self.chosen_checkpoint)
 
     @property
-    def chosen_checkpoint(self) -> str | None:
+    def chosen_checkpoint(self) -> Path | None:
         """The best checkpoint, or the last where nothing was validated, or none where none was written."""
-        checkpoints = self.trainer.checkpoint_callback
-        if not isinstance(checkpoints, ModelCheckpoint):
-            return None
-        return checkpoints.best_model_path or checkpoints.last_model_path or None
+        for callback in self.trainer.checkpoint_callbacks:
+            if isinstance(callback, BestCheckpoint) and callback.best_model_path:
+                return Path(callback.best_model_path)
+            if isinstance(callback, LastCheckpoint):
+                return callback.path
+        return None
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def evaluate(
-    trainer: Trainer, model: MNISTClassifier, datamodule: MNISTDataModule, ckpt_path: str | None = None
+    trainer: Trainer, model: MNISTClassifier, datamodule: MNISTDataModule, ckpt_path: Path | None = None
 ) -> dict[str, Any]:
     """Runs the test set through a model, or through a checkpoint of it, and returns :func:`report.metrics`."""
     trainer.test(model, datamodule, ckpt_path=ckpt_path, weights_only=True, verbose=False)
@@ -220,12 +282,19 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (UserError, MisconfigurationException, OSError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        message = str(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            path = os.fsdecode(error.filename)
+            message = f"cannot use {path}: {error.strerror}; check that it is there, may be written and has room"
+        print("error:", " ".join(message.split()), file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 def quiet() -> None:
     """Silences what only Lightning's developers care about."""
+    threading.excepthook = lambda failure: None  # TensorBoard's writing thread fails here, then in the main thread
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
@@ -233,6 +302,8 @@ def quiet() -> None:
         ".*smaller than the logging interval.*",  # the classifier logs every step itself
         ".*Total length of `list` across ranks is zero.*",  # no validation: what --data.val_size 0 asks for
         ".*LightningCLI's args parameter.*",  # a script that calls it from Python may have arguments of its own
+        ".*sync_dist=True.*",  # torchmetrics has seen to it
+        ".*Checkpoint directory .* exists and is not empty.*",  # it is the run's own, which goes on
         ".*LeafSpec.*is deprecated.*",  # Lightning's own use of PyTorch
     ):
         warnings.filterwarnings("ignore", message)

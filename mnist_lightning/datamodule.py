@@ -8,8 +8,12 @@ The order of an epoch is a function of (seed, epoch), and each loader's sampler 
 processes can share every batch that one process would see.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as L
 import numpy as np
@@ -43,6 +47,9 @@ Images = ImageDataset | Subset[tuple[Tensor, ...]]
 class BatchSampler(Sampler[Tensor]):
     """Yields the indices of whole batches, in an order that is a function of (seed, epoch).
 
+    Where it stands in that order is a number, ``position``: batches yielded in this epoch. That is all a run needs to
+    go on from the middle of one.
+
     Args:
         num_samples: Size of the dataset.
         batch_size: Indices in a batch, over all processes together; the last batch of an epoch has what is left.
@@ -51,6 +58,7 @@ class BatchSampler(Sampler[Tensor]):
         seed: Shuffles each epoch anew; None keeps the dataset's order.
         rank: Which of the processes this is: it gets every ``world_size``-th index of each batch.
         world_size: How many processes there are.
+        cut_every: Ends a chunk after every so many batches of an epoch, besides; 0 does not.
     """
 
     def __init__(
@@ -61,14 +69,27 @@ class BatchSampler(Sampler[Tensor]):
         seed: int | None = None,
         rank: int = 0,
         world_size: int = 1,
+        cut_every: int = 0,
     ) -> None:
         self.num_samples, self.batch_size, self.steps, self.seed = num_samples, batch_size, steps, seed
-        self.rank, self.world_size = rank, world_size
-        self.epoch = 0
+        self.rank, self.world_size, self.cut_every = rank, world_size, cut_every
+        self.epoch = self.position = self._start = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before each epoch."""
         self.epoch = epoch
+
+    @property
+    def num_batches(self) -> int:
+        """Batches, that is optimizer steps, in an epoch."""
+        return -(-self.num_samples // self.batch_size)
+
+    @property
+    def cuts(self) -> list[int]:
+        """Where chunks begin and end, in batches."""
+        whole = self.num_samples // self.batch_size
+        inner = (range(0, whole, n) for n in (self.steps, self.cut_every) if n)
+        return sorted({0, whole, self.num_batches}.union(*inner))
 
     def order(self) -> Tensor:
         """Returns the epoch's indices, int64 (num_samples,)."""
@@ -79,25 +100,48 @@ class BatchSampler(Sampler[Tensor]):
         return torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(int(mixed)))
 
     def __iter__(self) -> Iterator[Tensor]:
-        order = self.order()
-        if self.steps == 1:
-            chunks = list(order.split(self.batch_size))
-        else:
-            batches, rest = divmod(self.num_samples, self.batch_size)
-            whole = order[: self.num_samples - rest].view(batches, self.batch_size)
-            chunks = [*whole.split(self.steps)] if batches else []
-            if rest:
-                chunks.append(order[None, -rest:])
-        return (chunk[..., self.rank :: self.world_size] for chunk in chunks)
+        order, start, self._start = self.order(), self._start, 0
+        for begin, end in pairwise(self.cuts):
+            if begin >= start:
+                chunk = order[begin * self.batch_size : end * self.batch_size]
+                self.position = end
+                yield (chunk if self.steps == 1 else chunk.view(end - begin, -1))[..., self.rank :: self.world_size]
 
     def __len__(self) -> int:
-        batches, rest = divmod(self.num_samples, self.batch_size)
-        return -(-batches // self.steps) + (rest > 0)
+        return len(self.cuts) - 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position % self.num_batches, "layout": self._layout}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Begins the next epoch at the position of a checkpoint.
+
+        Raises:
+            UserError: The checkpoint is from the middle of an epoch of other batches or chunks.
+        """
+        if state["position"] and state["layout"] != self._layout:
+            raise UserError(
+                f"expected the settings of the run to go on with, as the checkpoint is from the middle of an epoch: "
+                f"{state['layout']}, got {self._layout}; give the same options, or --config with the run's config.yaml"
+            )
+        self._start = state["position"]
 
     @property
-    def num_batches(self) -> int:
-        """Batches, that is optimizer steps, in an epoch."""
-        return -(-self.num_samples // self.batch_size)
+    def _layout(self) -> dict[str, int | None]:
+        names = ("num_samples", "batch_size", "steps", "cut_every", "seed")
+        return {name: getattr(self, name) for name in names}
+
+
+class ResumableLoader(DataLoader[tuple[Tensor, ...]]):
+    """A DataLoader whose sampler's position goes into Lightning's checkpoints."""
+
+    sampler: BatchSampler
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sampler.load_state_dict(state)
 
 
 class MNISTDataModule(L.LightningDataModule):
@@ -136,6 +180,7 @@ class MNISTDataModule(L.LightningDataModule):
         if val_size < 0 or (isinstance(val_size, float) and val_size >= 1):
             raise UserError(f"expected val_size to be a count or a fraction from 0 to below 1, got {val_size}")
         self.save_hyperparameters(ignore="mirrors")
+        self.cut_every = 0  # a checkpoint after every so many steps sets it: chunks have to end there
         self._prepared = False
         self.data_dir, self.source, self.mirrors = data_dir, source, mirrors
         self.batch_size, self.eval_batch_size, self.val_size = batch_size, eval_batch_size, val_size
@@ -154,7 +199,8 @@ class MNISTDataModule(L.LightningDataModule):
         """
         self.folder = sources.folder(self.data_dir, self.source)
         if stage in ("fit", "validate") and not hasattr(self, "train_set"):
-            self.train_set, self.val_set = self._split(_read("train", self.folder))
+            self.train_images = _read("train", self.folder)
+            self.train_set, self.val_set = self._split(self.train_images)
         if not hasattr(self, "test_set"):
             self.test_set = _read("t10k", self.folder)
 
@@ -162,6 +208,15 @@ class MNISTDataModule(L.LightningDataModule):
     def dataset_name(self) -> str:
         """What the run is labelled with: the name of the folder that the files were read from."""
         return self.folder.name
+
+    @cached_property
+    def sha256(self) -> str:
+        """Identity of the data: the SHA-256 of all pixels and labels, in the order of the files."""
+        digest = hashlib.sha256()
+        for dataset in (self.train_images, self.test_set):
+            for tensor in dataset.tensors:
+                digest.update(tensor.to(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def _split(self, dataset: ImageDataset) -> tuple[Images, Images]:
         total = len(dataset)
@@ -175,7 +230,7 @@ class MNISTDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         steps = getattr(self.trainer.lightning_module, "steps_per_execution", 1) if self.trainer else 1
-        return self._loader(self.train_set, self.batch_size, steps=steps, seed=torch.initial_seed())
+        return self._loader(self.train_set, self.batch_size, steps, torch.initial_seed(), self.cut_every)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]] | list[DataLoader[tuple[Tensor, ...]]]:
         return self._loader(self.val_set, self.eval_batch_size) if len(self.val_set) else []
@@ -184,13 +239,13 @@ class MNISTDataModule(L.LightningDataModule):
         return self._loader(self.test_set, self.eval_batch_size)
 
     def _loader(
-        self, dataset: Images, batch_size: int, steps: int = 1, seed: int | None = None
+        self, dataset: Images, batch_size: int, steps: int = 1, seed: int | None = None, cut_every: int = 0
     ) -> DataLoader[tuple[Tensor, ...]]:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = BatchSampler(len(dataset), batch_size, steps, seed, rank, world_size)
+        sampler = BatchSampler(len(dataset), batch_size, steps, seed, rank, world_size, cut_every)
         # The sampler's batches index the tensors directly: nothing to collate, and nothing for a worker to do. The
         # generator is the loader's own, so that starting an epoch draws nothing from the generator dropout uses.
-        return DataLoader(dataset, batch_size=None, sampler=sampler, generator=torch.Generator())
+        return ResumableLoader(dataset, batch_size=None, sampler=sampler, generator=torch.Generator())
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         images, labels = batch

@@ -11,9 +11,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from mnist_lightning.startup import without_gc
+from mnist_lightning.startup import importing
 
-with without_gc():
+with importing():
     import competitors
     import numpy as np
     import torch

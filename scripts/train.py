@@ -1,12 +1,11 @@
 """Trains a digit classifier, tests the best checkpoint, and says where things are and what to do next."""
 
-from pathlib import Path
+from mnist_lightning.startup import importing
 
-from mnist_lightning.startup import without_gc
-
-with without_gc():
+with importing():
     from mnist_lightning import report
     from mnist_lightning.cli import MNISTCLI, one_line_errors
+    from mnist_lightning.runs import run_of
 
 
 def main() -> None:
@@ -16,7 +15,7 @@ def main() -> None:
     if cli.trainer.is_global_zero:
         print(f"\n{report.summary(results)}")
         if checkpoint := cli.chosen_checkpoint:
-            run = Path(checkpoint).parents[1]
+            run = run_of(checkpoint)
             report.write_json(results, run / "test")
             print(
                 f"best checkpoint  {checkpoint}\n\nnext\n"

@@ -1,0 +1,57 @@
+"""The folders of the runs: a new one for each, and the one that an interrupted run goes on in."""
+
+from collections.abc import Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+LAST = Path("checkpoints", "last.ckpt")
+# What makes two runs the same experiment; the rest is where it runs, for how long, and what it keeps.
+IDENTITY = ("seed_everything", "model", "data")
+
+
+def new_run(root: Path) -> Path:
+    """Makes and returns the first free ``version_N`` of a folder. Two processes at once get two.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    for number in count(len(list(root.glob("version_*")))):
+        try:
+            (root / f"version_{number}").mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return root / f"version_{number}"
+    raise AssertionError("the numbers do not end")
+
+
+def last_checkpoint(root: Path, config: Mapping[str, Any]) -> Path | None:
+    """Returns the newest ``last.ckpt`` among the runs of the same experiment, or None."""
+    checkpoints = [run / LAST for run in root.glob("version_*") if (run / LAST).is_file()]
+    same = [path for path in checkpoints if _identity(_config(run_of(path))) == _identity(config)]
+    return max(same, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def run_of(checkpoint: Path) -> Path:
+    """Returns the run folder that a checkpoint lies in."""
+    folder = checkpoint.parent
+    return folder.parent if folder.name == LAST.parent.name else folder
+
+
+def goes_on_in_its_run(checkpoint: Path) -> bool:
+    """Tells whether training from a checkpoint continues its run's curves: from the newest state of a run's folder."""
+    return checkpoint.name == LAST.name and (run_of(checkpoint) / "config.yaml").is_file()
+
+
+def _config(run: Path) -> Mapping[str, Any]:
+    try:
+        config = yaml.safe_load((run / "config.yaml").read_text())
+    except (OSError, yaml.YAMLError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _identity(config: Mapping[str, Any]) -> list[Any]:
+    return [config.get(key) for key in IDENTITY]

@@ -1,0 +1,287 @@
+"""Runs that are killed, stopped, spread over processes or short of disk. Real processes, real signals."""
+
+import json
+import os
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from helpers import ROOT, run_script, scalars, write_dataset
+
+OPTIONS = ("--data.batch_size=16", "--model.dropout=0.3", "--model.steps_per_execution=8", "--accelerator=cpu")
+OPTIONS += ("--model.hidden=[400,200]", "--model.step_size=20", "--checkpoint.every_n_steps=10")
+LAST = "checkpoints/last.ckpt"
+
+
+def start(cwd, dataset, *options, **popen):
+    """Starts a run of 35 steps to the epoch, and returns when its progress bar has moved (or it has ended)."""
+    command = [sys.executable, ROOT / "scripts" / "train.py", "--data.data_dir", dataset, *OPTIONS, *options]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "bufsize": 0}
+    process = subprocess.Popen(list(map(str, command)), cwd=cwd, **pipes, **popen)
+    printed = ""
+    while not re.search(r"epoch +\d+/\d.*epoch", printed, re.DOTALL) and (character := process.stdout.read(1)):
+        printed += character
+    return process
+
+
+def stopped(process, signum):
+    """Sends a signal, waits for the end, and returns what was printed since."""
+    process.send_signal(signum)
+    out, error = process.communicate(timeout=60)
+    assert error == ""
+    return out
+
+
+def state(run):
+    return torch.load(run / LAST, weights_only=True)
+
+
+def equal(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def assert_same_run(first, second):
+    """The same weights, optimizer, schedule and random state, bit for bit; the same curves, and no step twice."""
+    a, b = state(first), state(second)
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "rng_state", "global_step", "epoch"):
+        assert equal(a[part], b[part]), part
+    one, other = scalars(first), scalars(second)
+    for name in ("train/loss_step", "train/accuracy", "train/loss", "val/accuracy", "val/loss", "test/accuracy"):
+        steps = [step for step, _ in other[name]]
+        assert steps == sorted(set(steps)), name
+        assert one[name] == other[name], name
+    results = [json.loads((run / "test" / "metrics.json").read_text()) for run in (first, second)]
+    assert results[0] == results[1]
+
+
+@pytest.fixture(scope="module")
+def whole(dataset, tmp_path_factory):
+    """The folder of a run of 80 epochs that nothing happened to."""
+    cwd = tmp_path_factory.mktemp("whole")
+    process = start(cwd, dataset, "--max_epochs=80")
+    _, error = process.communicate(timeout=120)
+    assert (process.returncode, error) == (0, "")
+    return cwd / "lightning_logs" / "version_0"
+
+
+@pytest.mark.slow
+def test_a_run_killed_twenty_times_ends_as_if_it_had_not_been(dataset, tmp_path, whole):
+    options = ("--max_epochs=80", "--ckpt_path=last")
+    moments = random.Random(0)
+    reached = []
+    for _ in range(20):
+        process = start(tmp_path, dataset, *options)
+        time.sleep(moments.uniform(0, 0.25))
+        process.kill()
+        process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL, "it ended before it was killed: give it more epochs"
+        reached += [state(run)["global_step"] for run in tmp_path.glob("lightning_logs/*") if (run / LAST).exists()]
+    assert len(set(reached)) > 10
+    assert any(step % 35 for step in reached), "no kill left a state from the middle of an epoch"
+    process = start(tmp_path, dataset, *options)
+    _, error = process.communicate(timeout=120)
+    assert (process.returncode, error) == (0, "")
+    (finished,) = [path.parents[1] for path in tmp_path.glob("lightning_logs/*/test/metrics.json")]
+    assert_same_run(whole, finished)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_asked_to_stop_saves_says_how_to_go_on_and_goes_on_exactly(dataset, tmp_path, whole, signum, code):
+    process = start(tmp_path, dataset, "--max_epochs=80")
+    time.sleep(0.3)  # well into the run, wherever that is
+    out = stopped(process, signum)
+    assert process.returncode == code
+    run = tmp_path / "lightning_logs" / "version_0"
+    assert f"stopped by {signal.Signals(signum).name} at optimizer step {state(run)['global_step']:,}" in out
+    resume = out.strip().splitlines()[-1].split()
+    assert resume[:2] == ["python", "scripts/train.py"]
+    result = run_script("train.py", *resume[2:], cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [path.name for path in run.parent.iterdir()] == ["version_0"]
+    assert_same_run(whole, run)
+
+
+def test_a_second_ctrl_c_ends_at_once_and_leaves_whole_files(dataset, tmp_path):
+    process = start(tmp_path, dataset, "--max_epochs=2000", "--model.steps_per_execution=35")
+    for _ in range(100):  # until one lands while the first is being obeyed
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGINT, 130)
+    for path in tmp_path.glob("lightning_logs/*/checkpoints/*.ckpt"):
+        torch.load(path, weights_only=True)
+
+
+def test_a_run_goes_on_where_its_folder_was_moved_to_and_remembers_its_best(dataset, tmp_path):
+    stopped(start(tmp_path, dataset, "--max_epochs=80"), signal.SIGINT)
+    moved = (tmp_path / "lightning_logs").rename(tmp_path / "moved") / "version_0"
+    best = torch.load(moved / "checkpoints/best.ckpt", weights_only=True)
+    options = ("--data.data_dir", dataset, *OPTIONS, "--max_epochs", state(moved)["epoch"] + 1)
+    result = run_script("train.py", *options, "--ckpt_path", moved / LAST, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    (callback,) = [value for key, value in state(moved)["callbacks"].items() if key.startswith("BestCheckpoint")]
+    (before,) = [value for key, value in best["callbacks"].items() if key.startswith("BestCheckpoint")]
+    assert callback["best_model_path"] == str(moved / "checkpoints/best.ckpt")
+    assert callback["best_model_score"] >= before["best_model_score"] > 0
+
+
+def test_last_begins_from_the_start_when_there_is_nothing_of_this_experiment(dataset, tmp_path):
+    options = ("--data.data_dir", dataset, *OPTIONS, "--max_epochs=1", "--ckpt_path=last")
+    for lr in ("0.001", "0.002"):  # another learning rate is another experiment
+        result = run_script("train.py", *options, f"--model.lr={lr}", cwd=tmp_path)
+        assert result.returncode == 0
+        assert "no checkpoint of this experiment" in result.stderr
+    result = run_script("train.py", *options, "--model.lr=0.001", "--max_epochs=2", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert state(tmp_path / "lightning_logs" / "version_0")["global_step"] == 70
+    assert len(list(tmp_path.glob("lightning_logs/*"))) == 2
+
+
+def test_going_on_in_mid_epoch_with_other_batches_is_refused(dataset, tmp_path):
+    process = start(tmp_path, dataset, "--max_epochs=80")
+    stopped(process, signal.SIGINT)
+    checkpoint = tmp_path / "lightning_logs" / "version_0" / LAST
+    assert state(checkpoint.parents[1])["global_step"] % 35
+    result = run_script(
+        "train.py",
+        "--data.data_dir",
+        dataset,
+        *OPTIONS,
+        "--data.batch_size=32",
+        "--ckpt_path",
+        checkpoint,
+        cwd=tmp_path,
+    )
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "middle of an epoch" in result.stderr
+
+
+def test_checkpoints_come_every_so_many_minutes_too(dataset, tmp_path):
+    options = ("--checkpoint.every_n_minutes=1e-9", "--checkpoint.every_n_steps=0")
+    process = start(tmp_path, dataset, "--max_epochs=1", "--model.steps_per_execution=5", *options)
+    process.kill()
+    process.communicate(timeout=60)
+    assert state(tmp_path / "lightning_logs" / "version_0")["global_step"] > 0
+
+
+def limit_files_to(size):
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def failed(process, *words):
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 2, out + error
+    assert error.count("\n") == 1, error
+    for word in ("error: ", *words):
+        assert word in error
+
+
+def test_a_full_disk_ends_in_a_line(dataset, tmp_path):
+    failed(start(tmp_path, dataset, "--max_epochs=2", preexec_fn=limit_files_to(800_000)), "cannot write", ".ckpt")
+
+
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint_whole(dataset, tmp_path):
+    process = start(tmp_path, dataset, "--max_epochs=2000")
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (800_000, 800_000))
+    failed(process, "cannot write", ".ckpt", "--ckpt_path last")
+    run = tmp_path / "lightning_logs" / "version_0"
+    step = state(run)["global_step"]
+    assert [path.name for path in (run / "checkpoints").iterdir() if path.suffix != ".ckpt"] == []
+    result = run_script(
+        "train.py", "--config", run / "config.yaml", "--max_epochs", step // 35 + 2, "--ckpt_path=last", cwd=tmp_path
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_run_whose_folder_vanishes_ends_in_a_line(dataset, tmp_path):
+    process = start(tmp_path, dataset, "--max_epochs=2000")
+    (tmp_path / "lightning_logs" / "version_0").rename(tmp_path / "elsewhere")
+    failed(process, "lightning_logs/version_0")
+    state(tmp_path / "elsewhere")
+
+
+def test_a_logs_folder_that_cannot_be_is_an_error(dataset, tmp_path):
+    (tmp_path / "file").touch()
+    failed(start(tmp_path, dataset, "--trainer.default_root_dir=file"), "file")
+
+
+def test_two_runs_at_once_get_a_folder_each_and_do_not_disturb_each_other(dataset, tmp_path):
+    options = ("--max_epochs=1", "--model.hidden=[32]")
+    both = [start(tmp_path, dataset, *options) for _ in range(2)]
+    for process in both:
+        _, error = process.communicate(timeout=120)
+        assert (process.returncode, error) == (0, "")
+    assert_same_run(tmp_path / "lightning_logs" / "version_0", tmp_path / "lightning_logs" / "version_1")
+
+
+def test_a_run_records_what_its_numbers_depend_on(whole):
+    record = json.loads((whole / "environment.json").read_text())
+    assert record["torch"] == torch.__version__
+    assert record["python"] == sys.version.split()[0]
+    assert (record["device"], record["seed"], record["processes"], record["dataset"]) != (None,) * 4
+    assert len(record["dataset_sha256"]) == 64
+    head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    assert (record["git_commit"] or "").rstrip("+") == head.stdout.strip()
+
+
+DDP = ("--devices=2", "--trainer.strategy=ddp")
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    """Sizes that two processes cannot share evenly: 551 to train on in batches of 17, 50, and 101 in batches of 10."""
+    return write_dataset(tmp_path_factory.mktemp("uneven") / "digits", train=601, test=101)
+
+
+def test_two_processes_train_and_test_like_one(uneven, tmp_path):
+    options = ("--data.data_dir", uneven, "--data.batch_size=17", "--data.eval_batch_size=10", "--accelerator=cpu")
+    options += ("--max_epochs=2", "--model.steps_per_execution=8")
+    for ddp in ((), DDP):
+        result = run_script("train.py", *options, *ddp, cwd=tmp_path)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout.count("test accuracy") == 1
+    one, two = (tmp_path / "lightning_logs" / f"version_{number}" for number in (0, 1))
+    assert sorted(path.name for path in tmp_path.glob("lightning_logs/*")) == ["version_0", "version_1"]
+    a, b = state(one), state(two)
+    assert a["global_step"] == b["global_step"] == 66
+    for name, weight in a["state_dict"].items():
+        if name.startswith("net."):
+            assert (weight - b["state_dict"][name]).norm() <= 1e-5 * weight.norm()
+    logged, again = scalars(one), scalars(two)
+    for name in ("train/loss_step", "train/loss", "train/accuracy", "val/loss", "val/accuracy"):
+        assert [step for step, _ in logged[name]] == [step for step, _ in again[name]]
+        assert [value for _, value in again[name]] == pytest.approx([value for _, value in logged[name]], rel=1e-4)
+    first, second = (json.loads((run / "test" / "metrics.json").read_text()) for run in (one, two))
+    assert first["confusion_matrix"] == second["confusion_matrix"]
+    assert (first["num_samples"], second["num_samples"]) == (101, 101)
+
+
+def test_a_process_that_dies_ends_the_run_with_an_error(uneven, tmp_path):
+    process = start(tmp_path, uneven, "--max_epochs=2000", *DDP)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+    os.kill(int(children.stdout), signal.SIGKILL)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode not in (0, None)
+    assert error.strip()
+
+
+def test_ctrl_c_stops_all_processes_and_saves(uneven, tmp_path):
+    process = start(tmp_path, uneven, "--max_epochs=2000", *DDP)
+    out = stopped(process, signal.SIGINT)
+    assert process.returncode == 130
+    assert out.count("stopped by SIGINT") == 1
+    assert state(tmp_path / "lightning_logs" / "version_0")["global_step"] > 0
