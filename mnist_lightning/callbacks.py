@@ -110,14 +110,14 @@ class Stopped(Exception):  # noqa: N818  # not an error: it did what it was aske
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps ``last.ckpt``, the newest state of the run: at the end of each epoch, when the run is asked to stop, and...
+    """Keeps last.ckpt, the newest state of the run: at each epoch's end, when asked to stop, and between.
 
     A first Ctrl-C or SIGTERM finishes the training step in hand, saves and raises :class:`Stopped`; a second one ends
     the process at once.
 
     Args:
-        every_n_steps: ... after every so many optimizer steps of an epoch. 0 does not.
-        every_n_minutes: ... when so many minutes have passed since the last time. 0 does not.
+        every_n_steps: Optimizer steps from one save to the next within an epoch; 0 saves at its end only.
+        every_n_minutes: Minutes from one save to the next, besides; 0 does not look at the time.
 
     Raises:
         UserError: A negative number.

@@ -77,7 +77,12 @@ class Parser(LightningArgumentParser):
         hidden = {
             action: action.help
             for action in self._actions
-            if any(map(re.compile(r"--trainer\b|--(model|data)$|--data.mirrors").match, action.option_strings[:1]))
+            if any(
+                map(
+                    re.compile(r"--trainer\b|--(model|data|checkpoint)$|--data.mirrors").match,
+                    action.option_strings[:1],
+                )
+            )
         }
         for action in hidden:
             action.help = argparse.SUPPRESS
