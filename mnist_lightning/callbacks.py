@@ -31,6 +31,11 @@ def _sampler(trainer: L.Trainer) -> BatchSampler:
     return sampler
 
 
+def _steps_per_epoch(trainer: L.Trainer) -> int:
+    """Optimizer steps in the chunks that ``limit_train_batches`` leaves of an epoch."""
+    return _sampler(trainer).cuts[int(trainer.num_training_batches)]
+
+
 class RunHeader(L.Callback):
     """Says what a run is about to train, on what, and where its logs go."""
 
@@ -139,11 +144,12 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved_at = time.monotonic()
+        self._end_of_epoch = _steps_per_epoch(trainer)
         self._handlers = {signum: signal.signal(signum, self._note) for signum in self.SIGNALS}
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        position, end = _sampler(trainer).position, _sampler(trainer).num_batches
-        if position == end:
+        position = _sampler(trainer).position
+        if position == self._end_of_epoch:
             return  # the end of the epoch saves too, once it is validated
         stop = self._asked_to_stop(trainer)
         due = self.every_n_steps and position % self.every_n_steps == 0
@@ -202,14 +208,9 @@ class StepProgressBar(ProgressBar):
         """Lightning calls this on every process but the first."""
         self._enabled = False
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps in the chunks that ``limit_train_batches`` leaves of an epoch."""
-        return _sampler(self.trainer).cuts[int(self.trainer.num_training_batches)]
-
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
         self._close()
-        self._open(f"epoch {trainer.current_epoch + 1:2}/{trainer.max_epochs}", self.steps_per_epoch)
+        self._open(f"epoch {trainer.current_epoch + 1:2}/{trainer.max_epochs}", _steps_per_epoch(trainer))
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         self._bar.update(_sampler(trainer).position - self._bar.n)

@@ -309,6 +309,7 @@ def quiet() -> None:
         ".*LightningCLI's args parameter.*",  # a script that calls it from Python may have arguments of its own
         ".*sync_dist=True.*",  # torchmetrics has seen to it
         ".*Checkpoint directory .* exists and is not empty.*",  # it is the run's own, which goes on
+        ".*could not find the monitored key.*",  # --trainer.max_steps ended the run before its first validation
         ".*LeafSpec.*is deprecated.*",  # Lightning's own use of PyTorch
     ):
         warnings.filterwarnings("ignore", message)
