@@ -107,6 +107,37 @@ def test_processes_share_every_batch_and_nothing_is_padded(steps, world_size):
         assert torch.equal(together, chunk.sort(dim=-1).values)
 
 
+def stopped_after(chunks, sampler):
+    iterator = iter(sampler)
+    return [next(iterator) for _ in range(chunks)], sampler.state_dict()
+
+
+@pytest.mark.parametrize("chunks", range(1, 6))
+def test_an_epoch_goes_on_from_its_position(chunks):
+    whole = list(BatchSampler(551, 16, 8, seed=3, cut_every=10))
+    before, state = stopped_after(chunks, BatchSampler(551, 16, 8, seed=3, cut_every=10))
+    again = BatchSampler(551, 16, 8, seed=3, cut_every=10)
+    again.load_state_dict(state)
+    assert all(map(torch.equal, [*before, *again], whole))
+    assert all(map(torch.equal, again, whole))  # and the next epoch begins at its beginning
+
+
+def test_chunks_end_where_a_checkpoint_is_to_be_written():
+    sampler = BatchSampler(551, 16, 8, seed=3, cut_every=10)
+    assert sampler.cuts == [0, 8, 10, 16, 20, 24, 30, 32, 34, 35]
+    assert [len(chunk) for chunk in sampler] == [8, 2, 6, 4, 4, 6, 2, 2, 1]
+
+
+@pytest.mark.parametrize("other", [{"batch_size": 32}, {"steps": 4}, {"seed": 4}, {"cut_every": 0}, {"num_samples": 9}])
+def test_other_batches_cannot_go_on_within_an_epoch_but_can_after_it(other):
+    options = {"num_samples": 551, "batch_size": 16, "steps": 8, "seed": 3, "cut_every": 10}
+    _, state = stopped_after(2, BatchSampler(**options))
+    with pytest.raises(UserError, match="middle of an epoch"):
+        BatchSampler(**{**options, **other}).load_state_dict(state)
+    _, state = stopped_after(9, BatchSampler(**options))
+    BatchSampler(**{**options, **other}).load_state_dict(state)
+
+
 @pytest.mark.parametrize(
     "options", [{"batch_size": 0}, {"eval_batch_size": -1}, {"val_size": -1}, {"val_size": 1.0}, {"val_size": 1.5}]
 )

@@ -87,7 +87,7 @@ def test_a_run_killed_twenty_times_ends_as_if_it_had_not_been(dataset, tmp_path,
     reached = []
     for _ in range(20):
         process = start(tmp_path, dataset, *options)
-        time.sleep(moments.uniform(0, 0.25))
+        time.sleep(moments.uniform(0, 0.12))
         process.kill()
         process.communicate(timeout=60)
         assert process.returncode == -signal.SIGKILL, "it ended before it was killed: give it more epochs"
@@ -152,17 +152,6 @@ def test_last_begins_from_the_start_when_there_is_nothing_of_this_experiment(dat
     assert (result.returncode, result.stderr) == (0, "")
     assert state(tmp_path / "lightning_logs" / "version_0")["global_step"] == 70
     assert len(list(tmp_path.glob("lightning_logs/*"))) == 2
-
-
-def test_going_on_in_mid_epoch_with_other_batches_is_refused(dataset, tmp_path):
-    options = ("--data.data_dir", dataset, *OPTIONS)
-    result = run_script("train.py", *options, "--trainer.max_steps=10", cwd=tmp_path)
-    assert (result.returncode, result.stderr) == (0, "")
-    checkpoint = tmp_path / "lightning_logs" / "version_0" / LAST
-    result = run_script("train.py", *options, "--data.batch_size=32", "--ckpt_path", checkpoint, cwd=tmp_path)
-    assert result.returncode == 2
-    assert result.stderr.count("\n") == 1
-    assert "middle of an epoch" in result.stderr
 
 
 def test_checkpoints_come_every_so_many_minutes_too(dataset, tmp_path):
