@@ -297,9 +297,15 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit(128 + signal.SIGINT) from None
 
 
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Leaves the OSErrors of TensorBoard's writing thread to the main thread, where they come up again."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
+
+
 def quiet() -> None:
     """Silences what only Lightning's developers care about."""
-    threading.excepthook = lambda failure: None  # TensorBoard's writing thread fails here, then in the main thread
+    threading.excepthook = _thread_failed
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (

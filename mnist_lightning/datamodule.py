@@ -10,7 +10,6 @@ processes can share every batch that one process would see.
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -209,7 +208,7 @@ class MNISTDataModule(L.LightningDataModule):
         """What the run is labelled with: the name of the folder that the files were read from."""
         return self.folder.name
 
-    @cached_property
+    @property
     def sha256(self) -> str:
         """Identity of the data: the SHA-256 of all pixels and labels, in the order of the files."""
         digest = hashlib.sha256()

@@ -22,8 +22,8 @@ def main() -> None:
     )
     parser.add_argument("--accelerator", type=str, default="auto", help="Where to test: cpu, gpu, or auto.")
     parser.add_class_arguments(MNISTDataModule, "data")
-    checkpoint = read_checkpoint(parser.parse_args().ckpt)
-    settings = data_settings(checkpoint, parser.parse_args().ckpt)
+    ckpt = parser.parse_args().ckpt
+    settings = data_settings(read_checkpoint(ckpt), ckpt)
     parser.set_defaults({f"data.{name}": value for name, value in settings.items()})
     args = parser.instantiate(parser.parse_args())
 
