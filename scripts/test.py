@@ -8,6 +8,7 @@ with importing():
     from lightning.pytorch import Trainer
 
     from mnist_lightning import report
+    from mnist_lightning.callbacks import StepProgressBar
     from mnist_lightning.checkpoints import data_settings, load_classifier, read_checkpoint
     from mnist_lightning.cli import Parser, evaluate, one_line_errors, trainer_errors
     from mnist_lightning.datamodule import MNISTDataModule
@@ -28,7 +29,13 @@ def main() -> None:
     args = parser.instantiate(parser.parse_args())
 
     with trainer_errors():
-        trainer = Trainer(accelerator=args.accelerator, devices=1, logger=False, enable_model_summary=False)
+        trainer = Trainer(
+            accelerator=args.accelerator,
+            devices=1,
+            logger=False,
+            enable_model_summary=False,
+            callbacks=[StepProgressBar()],
+        )
     results = evaluate(trainer, load_classifier(args.ckpt), args.data)
     print(report.table(results))
     output = args.output or run_of(Path(args.ckpt)) / "test"
