@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from tqdm import tqdm
 
-from mnist_lightning.datamodule import BatchSampler, MNISTDataModule
+from mnist_lightning.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
 from mnist_lightning.runs import LAST
 
@@ -23,17 +23,6 @@ from mnist_lightning.runs import LAST
 def _data(trainer: L.Trainer) -> MNISTDataModule:
     data: MNISTDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set, but not declared
     return data
-
-
-def _sampler(trainer: L.Trainer) -> BatchSampler:
-    assert trainer.train_dataloader is not None
-    sampler: BatchSampler = trainer.train_dataloader.sampler
-    return sampler
-
-
-def _steps_per_epoch(trainer: L.Trainer) -> int:
-    """Optimizer steps in the chunks that ``limit_train_batches`` leaves of an epoch."""
-    return _sampler(trainer).cuts[int(trainer.num_training_batches)]
 
 
 class RunHeader(L.Callback):
@@ -144,11 +133,11 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved_at = time.monotonic()
-        self._end_of_epoch = _steps_per_epoch(trainer)
+        self._end_of_epoch = _data(trainer).steps_per_epoch
         self._handlers = {signum: signal.signal(signum, self._note) for signum in self.SIGNALS}
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        position = _sampler(trainer).position
+        position = _data(trainer).train_sampler.position
         if position == self._end_of_epoch:
             return  # the end of the epoch saves too, once it is validated
         stop = self._asked_to_stop(trainer)
@@ -210,10 +199,10 @@ class StepProgressBar(ProgressBar):
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
         self._close()
-        self._open(f"epoch {trainer.current_epoch + 1:2}/{trainer.max_epochs}", _steps_per_epoch(trainer))
+        self._open(f"epoch {trainer.current_epoch + 1:2}/{trainer.max_epochs}", _data(trainer).steps_per_epoch)
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        self._bar.update(_sampler(trainer).position - self._bar.n)
+        self._bar.update(_data(trainer).train_sampler.position - self._bar.n)
 
     def on_train_end(self, *_: Any) -> None:
         self._close()

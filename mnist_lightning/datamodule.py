@@ -3,14 +3,11 @@
 Images stay uint8 until they are on the device: a split is one tensor (47 MB for MNIST's training set), a batch is one
 index operation on it, and dividing by 255 happens for the whole batch at once. Fetching image by image and collating
 is what makes the usual recipe slow.
-
-The order of an epoch is a function of (seed, epoch), and each loader's sampler yields whole batches of indices. So N
-processes can share every batch that one process would see.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +15,16 @@ import lightning.pytorch as L
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, Subset, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from mnist_lightning import sources
+from mnist_lightning.augment import SIDE, Distortion
 from mnist_lightning.errors import UserError
 from mnist_lightning.idx import read_idx
+from mnist_lightning.sampling import BatchSampler, ResumableLoader, seeded
 from mnist_lightning.sources import DEFAULT_DATA_DIR, MIRRORS, DataError, Source
 
 CLASSES = 10
-SIDE = 28  # pixels
 SPLIT_SEED = 0  # one split for everyone, whatever the seed of the run
 
 
@@ -43,106 +41,6 @@ class ImageDataset(TensorDataset):
 Images = ImageDataset | Subset[tuple[Tensor, ...]]
 
 
-class BatchSampler(Sampler[Tensor]):
-    """Yields the indices of whole batches, in an order that is a function of (seed, epoch).
-
-    Where it stands in that order is a number, ``position``: batches yielded in this epoch. That is all a run needs to
-    go on from the middle of one.
-
-    Args:
-        num_samples: Size of the dataset.
-        batch_size: Indices in a batch, over all processes together; the last batch of an epoch has what is left.
-        steps: Batches to yield at a time. 1 yields (batch,); more yields (up to steps, batch), and the short last
-            batch alone, as (1, rest).
-        seed: Shuffles each epoch anew; None keeps the dataset's order.
-        rank: Which of the processes this is: it gets every ``world_size``-th index of each batch.
-        world_size: How many processes there are.
-        cut_every: Ends a chunk after every so many batches of an epoch, besides; 0 does not.
-    """
-
-    def __init__(
-        self,
-        num_samples: int,
-        batch_size: int,
-        steps: int = 1,
-        seed: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        cut_every: int = 0,
-    ) -> None:
-        self.num_samples, self.batch_size, self.steps, self.seed = num_samples, batch_size, steps, seed
-        self.rank, self.world_size, self.cut_every = rank, world_size, cut_every
-        self.epoch = self.position = self._start = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before each epoch."""
-        self.epoch = epoch
-
-    @property
-    def num_batches(self) -> int:
-        """Batches, that is optimizer steps, in an epoch."""
-        return -(-self.num_samples // self.batch_size)
-
-    @property
-    def cuts(self) -> list[int]:
-        """Where chunks begin and end, in batches."""
-        whole = self.num_samples // self.batch_size
-        inner = (range(0, whole, n) for n in (self.steps, self.cut_every) if n)
-        return sorted({0, whole, self.num_batches}.union(*inner))
-
-    def order(self) -> Tensor:
-        """Returns the epoch's indices, int64 (num_samples,)."""
-        if self.seed is None:
-            return torch.arange(self.num_samples)
-        # SeedSequence mixes the two numbers, so that (seed 0, epoch 1) and (seed 1, epoch 0) have nothing in common.
-        (mixed,) = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)
-        return torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(int(mixed)))
-
-    def __iter__(self) -> Iterator[Tensor]:
-        order, start, self._start = self.order(), self._start, 0
-        for begin, end in pairwise(self.cuts):
-            if begin >= start:
-                chunk = order[begin * self.batch_size : end * self.batch_size]
-                self.position = end
-                yield (chunk if self.steps == 1 else chunk.view(end - begin, -1))[..., self.rank :: self.world_size]
-
-    def __len__(self) -> int:
-        return len(self.cuts) - 1
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"position": self.position % self.num_batches, "layout": self._layout}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Begins the next epoch at the position of a checkpoint.
-
-        Raises:
-            UserError: The checkpoint is from the middle of an epoch of other batches or chunks.
-        """
-        if state["position"] and state["layout"] != self._layout:
-            raise UserError(
-                f"expected the settings of the run to go on with, as the checkpoint is from the middle of an epoch: "
-                f"{state['layout']}, got {self._layout}; give the same options, or --config with the run's config.yaml"
-            )
-        self._start = state["position"]
-
-    @property
-    def _layout(self) -> dict[str, int | None]:
-        names = ("num_samples", "batch_size", "steps", "cut_every", "seed")
-        return {name: getattr(self, name) for name in names}
-
-
-class ResumableLoader(DataLoader[tuple[Tensor, ...]]):
-    """A DataLoader whose sampler's position goes into Lightning's checkpoints."""
-
-    sampler: BatchSampler
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.sampler.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sampler.load_state_dict(state)
-
-
 class MNISTDataModule(L.LightningDataModule):
     """Serves MNIST, or any dataset in its format.
 
@@ -157,10 +55,16 @@ class MNISTDataModule(L.LightningDataModule):
         batch_size: Training images for one optimizer step, over all devices together.
         eval_batch_size: Images at a time in validation and test; changes the speed, not the result.
         val_size: Training images held out for validation: a count, or a fraction below 1. 0 trains on all of them.
+        rotation: Largest random turn of a training image, in degrees. This and the next four distort each image anew.
+        scale: Largest relative change of its width and of its height: 0.1 is a tenth.
+        shear: Largest slant: pixels to the side for each pixel of height.
+        shift: Largest move along each axis, in pixels.
+        elastic: Standard deviation of each pixel's own displacement, in pixels.
+        smoothness: Pixels over which neighbours are displaced alike, if elastic.
         mirrors: Base addresses to download from, tried in order.
 
     Raises:
-        UserError: A size that cannot be.
+        UserError: A size or a distortion that cannot be.
     """
 
     def __init__(
@@ -170,6 +74,12 @@ class MNISTDataModule(L.LightningDataModule):
         batch_size: int = 64,
         eval_batch_size: int = 1000,
         val_size: int | float = 1 / 12,
+        rotation: float = 0.0,
+        scale: float = 0.0,
+        shear: float = 0.0,
+        shift: float = 0.0,
+        elastic: float = 0.0,
+        smoothness: float = 4.0,
         mirrors: Sequence[str] = MIRRORS,
     ) -> None:
         super().__init__()
@@ -178,6 +88,7 @@ class MNISTDataModule(L.LightningDataModule):
                 raise UserError(f"expected {name} to be at least 1, got {size}; give --data.{name} a positive number")
         if val_size < 0 or (isinstance(val_size, float) and val_size >= 1):
             raise UserError(f"expected val_size to be a count or a fraction from 0 to below 1, got {val_size}")
+        self.distortion = Distortion(rotation, scale, shear, shift, elastic, smoothness)
         self.save_hyperparameters(ignore="mirrors")
         self.cut_every = 0  # a checkpoint after every so many steps sets it: chunks have to end there
         self._prepared = False
@@ -208,14 +119,19 @@ class MNISTDataModule(L.LightningDataModule):
         """What the run is labelled with: the name of the folder that the files were read from."""
         return self.folder.name
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Identity of the data: the SHA-256 of all pixels and labels, in the order of the files."""
-        digest = hashlib.sha256()
-        for dataset in (self.train_images, self.test_set):
-            for tensor in dataset.tensors:
-                digest.update(tensor.to(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return _sha256(self.train_images, self.test_set)
+
+    @property
+    def test_sha256(self) -> str:
+        """Identity of the test data: the SHA-256 of its pixels and labels."""
+        return _sha256(self.test_set)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint says of the data it was trained on."""
+        return {"sha256": self.sha256}
 
     def _split(self, dataset: ImageDataset) -> tuple[Images, Images]:
         total = len(dataset)
@@ -230,6 +146,19 @@ class MNISTDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         steps = getattr(self.trainer.lightning_module, "steps_per_execution", 1) if self.trainer else 1
         return self._loader(self.train_set, self.batch_size, steps, torch.initial_seed(), self.cut_every)
+
+    @property
+    def train_sampler(self) -> BatchSampler:
+        """The order of the training images, and where the Trainer is in it."""
+        assert self.trainer is not None and self.trainer.train_dataloader is not None
+        sampler: BatchSampler = self.trainer.train_dataloader.sampler
+        return sampler
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in the chunks that ``limit_train_batches`` leaves of an epoch."""
+        assert self.trainer is not None
+        return self.train_sampler.cuts[int(self.trainer.num_training_batches)]
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]] | list[DataLoader[tuple[Tensor, ...]]]:
         return self._loader(self.val_set, self.eval_batch_size) if len(self.val_set) else []
@@ -249,7 +178,33 @@ class MNISTDataModule(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         images, labels = batch
         dtype = self.trainer.lightning_module.dtype if self.trainer else torch.float32  # float64 under 64-true
-        return images.unsqueeze(-3).to(dtype).div_(255), labels
+        images = images.unsqueeze(-3).to(dtype).div_(255)
+        if self.trainer and self.trainer.training and not self.distortion.is_identity:
+            images = self._distorted(images)
+        return images, labels
+
+    def _distorted(self, images: Tensor) -> Tensor:
+        """Distorts each image by a function of (seed, epoch, optimizer step) and its place in the batch.
+
+        So chunks of any size, and any number of processes, train on the same images.
+        """
+        sampler = self.train_sampler
+        assert sampler.seed is not None
+        steps = images.shape[:-4].numel()
+        drawn = [
+            self.distortion.draw(self.batch_size, seeded(sampler.seed, sampler.epoch, step, device=images.device))
+            for step in range(sampler.position - steps, sampler.position)
+        ]
+        shares = torch.stack(drawn)[:, sampler.rank :: sampler.world_size][:, : images.shape[-4]]
+        return self.distortion(images.flatten(0, -4), shares.flatten(0, 1)).view_as(images)
+
+
+def _sha256(*datasets: ImageDataset) -> str:
+    digest = hashlib.sha256()
+    for dataset in datasets:
+        for tensor in dataset.tensors:
+            digest.update(tensor.to(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _read(part: str, folder: Path) -> ImageDataset:

@@ -1,0 +1,98 @@
+"""Random distortions of whole batches of images, on their device: affine, and elastic as in Simard et al. 2003.
+
+Where each output pixel takes its value from is a smooth field, and both kinds of field are matrix products of the same
+form, ``B @ C @ B.T``. Elastic: C is 10x10 random numbers and B's columns are Gaussians along an axis of the image,
+as if full-size noise had been blurred, at a fortieth of the cost. Affine: B's columns are 1 and the coordinate. So one
+product makes the field of both, and one ``grid_sample`` reads it.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from mnist_lightning.errors import UserError
+
+SIDE = 28  # pixels
+NOISE = 10  # random numbers along each axis of an elastic field
+AFFINE = 6  # random numbers of an affine one
+PIXEL = 2 / SIDE  # in grid_sample's coordinates, which go from -1 to 1 over the image
+MARGIN = 1.5  # pixels by which the noise reaches over the edges, so that these move like the middle
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """How far images are distorted; each image anew, uniformly up to these bounds in both directions.
+
+    Attributes:
+        rotation: Degrees.
+        scale: Relative change of width and of height: 0.1 shrinks or stretches by up to a tenth.
+        shear: Slant: pixels to the side for each pixel of height.
+        shift: Pixels, along each axis.
+        elastic: Standard deviation of each pixel's displacement, in pixels.
+        smoothness: Pixels over which an elastic field changes: the standard deviation of its Gaussians. Simard et al.'s
+            sigma = 4 with alpha = 34 is elastic = 1.4.
+
+    Raises:
+        UserError: A negative bound, or a smoothness of 0.
+    """
+
+    rotation: float = 0.0
+    scale: float = 0.0
+    shear: float = 0.0
+    shift: float = 0.0
+    elastic: float = 0.0
+    smoothness: float = 4.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not (0 <= value < math.inf) or (name == "smoothness" and not value):
+                least = "above 0" if name == "smoothness" else "at least 0"
+                raise UserError(f"expected {name} to be {least}, got {value}; change --data.{name}")
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether images stay as they are."""
+        return not any((self.rotation, self.scale, self.shear, self.shift, self.elastic))
+
+    def draw(self, count: int, generator: Generator) -> Tensor:
+        """Draws the random numbers for a batch: float32 (count, 206), on the generator's device."""
+        options: dict[str, Any] = {"generator": generator, "device": generator.device}
+        affine = torch.rand(count, AFFINE, **options) * 2 - 1
+        elastic = torch.randn(count, 2 * NOISE**2 if self.elastic else 0, **options)
+        return torch.cat([affine, elastic], 1)
+
+    def __call__(self, images: Tensor, drawn: Tensor) -> Tensor:
+        """Distorts float images (N, 1, 28, 28), each by its row of what :meth:`draw` drew. What moves in is black."""
+        basis = _basis(self.smoothness).to(images)
+        field = basis @ self._coefficients(drawn.to(images)) @ basis.T
+        return F.grid_sample(images, field.permute(0, 2, 3, 1), align_corners=False)
+
+    def _coefficients(self, drawn: Tensor) -> Tensor:
+        """The matrices C, (N, 2, 12, 12): where x, and y, come from, as coefficients of B's columns down and across."""
+        turn, wide, high, slant, right, down = drawn[:, :AFFINE].T
+        angle = turn * math.radians(self.rotation)
+        wide, high = (torch.exp(ratio * math.log1p(self.scale)) for ratio in (wide, high))
+        one, at = NOISE, NOISE + 1  # the columns of B that hold 1 and the coordinate
+        c = drawn.new_zeros(len(drawn), 2, NOISE + 2, NOISE + 2)
+        c[:, 0, one, at] = wide * angle.cos()
+        c[:, 0, at, one] = slant * self.shear - wide * angle.sin()
+        c[:, 1, one, at] = high * angle.sin()
+        c[:, 1, at, one] = high * angle.cos()
+        c[:, :, one, one] = torch.stack([right, down], 1) * self.shift * PIXEL
+        if self.elastic:
+            c[:, :, :NOISE, :NOISE] = drawn[:, AFFINE:].view(-1, 2, NOISE, NOISE) * self.elastic * PIXEL
+        return c
+
+
+def _basis(smoothness: float) -> Tensor:
+    """B, float32 (28, 12): 10 Gaussians along an axis, with squares that sum to 1 at each pixel; 1; the coordinate."""
+    pixels = torch.arange(SIDE)
+    centres = torch.linspace(-MARGIN, SIDE - 1 + MARGIN, NOISE)
+    gaussians = torch.exp(-(((pixels[:, None] - centres) / smoothness) ** 2) / 2)
+    coordinate = (2 * pixels + 1) / SIDE - 1
+    columns = gaussians / gaussians.norm(dim=1, keepdim=True), torch.ones(SIDE, 1), coordinate[:, None]
+    return torch.cat(columns, 1)
