@@ -14,10 +14,12 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from mnist_lightning.classifier import MNISTClassifier
+from mnist_lightning.committee import Committee
 from mnist_lightning.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
 
-MODEL, DATA = "hyper_parameters", "datamodule_hyper_parameters"  # Lightning's names for them in a checkpoint
+# Lightning's names in a checkpoint for the options of the model, those of the data, and the data's own state
+MODEL, DATA, STATE = "hyper_parameters", "datamodule_hyper_parameters", MNISTDataModule.__qualname__
 RESUMES = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step", "epoch")
 
 
@@ -69,6 +71,23 @@ def load_classifier(path: str | os.PathLike[str]) -> MNISTClassifier:
     return model
 
 
+def load_committee(paths: Sequence[str | os.PathLike[str]]) -> Committee:
+    """Builds a committee of the classifiers in several checkpoints, on the CPU.
+
+    Raises:
+        CheckpointError: As :func:`load_classifier`; or they were trained on different datasets.
+        UserError: There are none.
+    """
+    data = {path: read_checkpoint(path, needs=[STATE])[STATE] for path in paths}
+    for path in paths:
+        if data[path] != data[paths[0]]:
+            raise CheckpointError(
+                f"{path}: expected a committee trained on one dataset, but {paths[0]} was trained on another; "
+                "give checkpoints of the same data"
+            )
+    return Committee([load_classifier(path) for path in paths])
+
+
 def load_weights(model: MNISTClassifier, checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Loads a checkpoint's weights into a classifier.
 
@@ -98,6 +117,21 @@ def data_settings(checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> d
             "give --data.data_dir and --data.source yourself"
         )
     return settings
+
+
+def history(checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, list[tuple[int, float]]]:
+    """Returns the points (epoch, value) of each metric that a checkpoint's training went through.
+
+    Raises:
+        CheckpointError: They are not such points.
+    """
+    try:
+        return {
+            str(name): [(int(epoch), float(value)) for epoch, value in points]
+            for name, points in checkpoint.get("history", {}).items()
+        }
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: expected a history of training, got something else ({error})") from error
 
 
 def _checked(cls: type, values: Any, path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -8,47 +8,49 @@ stay per step, and every x-axis counts optimizer steps.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import lightning.pytorch as L
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau, StepLR
-from torchmetrics import MeanMetric, Metric, MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-    MulticlassPrecision,
-    MulticlassRecall,
-)
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassConfusionMatrix
 
+from mnist_lightning.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
-from mnist_lightning.nets import Activation, SimpleNet
+from mnist_lightning.evaluation import CLASSES, LOSSES, Evaluated, Loss, LossName, accuracy
+from mnist_lightning.nets import Activation, NetName, build, defaults
 
-CLASSES = 10
 STEP_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
 
-Scheduler = Literal["step", "plateau", "cosine", "none"]
+Scheduler = Literal["step", "plateau", "cosine", "onecycle", "none"]
 
 
-class MNISTClassifier(L.LightningModule):
-    """Trains SimpleNet with cross-entropy and Adam.
+class MNISTClassifier(Evaluated):
+    """Trains a net with Adam.
 
     Args:
-        hidden: Neurons in each hidden layer, as a list: [128], or [256,128] for two layers.
+        net: The network: simple (hidden layers only), lenet5 or convnet.
+        hidden: Neurons in each hidden layer, as a list: [256,128] is two layers. The net's own by default: [128] for
+            simple and convnet, [120,84] for lenet5.
+        channels: Feature maps of each convolution of convnet; [32,64,64] by default.
         activation: The non-linearity after each hidden layer.
         dropout: Probability of zeroing each hidden output while training (0.2 to 0.5 regularizes).
-        lr: Adam's learning rate.
+        input_dropout: The same for each pixel, for simple.
+        loss: What training lowers: cross_entropy, or mse, the squared error of the probabilities.
+        label_smoothing: Share of each label that cross-entropy spreads over all classes while training.
+        lr: Adam's learning rate; the highest, for onecycle.
         weight_decay: L2 penalty on the weights (1e-5 to 1e-4 regularizes).
         scheduler: How the learning rate changes: step (times gamma every step_size epochs), plateau (times gamma when
-            the validation loss has not improved for step_size epochs), cosine (down to 0 over the run) or none.
+            the validation loss has not improved for step_size epochs), cosine (down to 0 over the run), onecycle (up
+            for a third of the run, then down to 0, changing at every step) or none.
         step_size: Epochs between two changes of the learning rate.
         gamma: What the learning rate is multiplied by.
         gradient_clip_val: Largest norm of the gradient; longer ones are scaled down. 0 does not clip.
@@ -60,9 +62,14 @@ class MNISTClassifier(L.LightningModule):
 
     def __init__(
         self,
-        hidden: Sequence[int] = (128,),
+        net: NetName = "simple",
+        hidden: Sequence[int] | None = None,
+        channels: Sequence[int] | None = None,
         activation: Activation = "relu",
         dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        loss: LossName = "cross_entropy",
+        label_smoothing: float = 0.0,
         lr: float = 1e-3,
         weight_decay: float = 0.0,
         scheduler: Scheduler = "step",
@@ -71,32 +78,38 @@ class MNISTClassifier(L.LightningModule):
         gradient_clip_val: float = 0.0,
         steps_per_execution: int = 64,
     ) -> None:
-        super().__init__()
+        super().__init__(loss)
         _check("lr", lr, lr > 0, "above 0")
         _check("weight_decay", weight_decay, weight_decay >= 0, "at least 0")
         _check("step_size", step_size, step_size >= 1, "at least 1")
         _check("gamma", gamma, 0 < gamma <= 1, "above 0 and at most 1")
         _check("gradient_clip_val", gradient_clip_val, gradient_clip_val >= 0, "at least 0")
         _check("steps_per_execution", steps_per_execution, steps_per_execution >= 1, "at least 1")
+        _check("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "from 0 to below 1")
+        _check("label_smoothing", label_smoothing, not label_smoothing or loss == "cross_entropy", f"0 for {loss}")
+        hidden = list(defaults(net)["hidden"] if hidden is None else hidden)
+        channels = defaults(net).get("channels") if channels is None else channels
         self.save_hyperparameters()
         self.automatic_optimization = False  # training_step calls the optimizer itself, once for each mini-batch
         self.lr, self.weight_decay, self.gradient_clip_val = lr, weight_decay, gradient_clip_val
         self.scheduler, self.step_size, self.gamma = scheduler, step_size, gamma
         self.steps_per_execution = steps_per_execution
         self._rng_state: Tensor | None = None
-        self.net = SimpleNet(hidden, activation, dropout)
-        self.train_metrics = MetricCollection({"loss": MeanMetric(), "accuracy": _accuracy()}, prefix="train/")
-        self.train_metrics.persistent(True)  # a checkpoint from the middle of an epoch holds what it has counted
-        self.val_metrics = MetricCollection(_loss_and_accuracy(), prefix="val/")
-        self.test_metrics = MetricCollection(
-            _loss_and_accuracy()
-            | {
-                "precision": MulticlassPrecision(CLASSES, average="none"),
-                "recall": MulticlassRecall(CLASSES, average="none"),
-                "f1": MulticlassF1Score(CLASSES, average="none"),
-                "confusion_matrix": MulticlassConfusionMatrix(CLASSES),
-            }
+        self.net = build(
+            net,
+            hidden=hidden,
+            channels=channels,
+            activation=activation,
+            dropout=dropout,
+            input_dropout=input_dropout or None,
         )
+        smoothing = {"label_smoothing": label_smoothing} if label_smoothing else {}
+        self.loss = partial(LOSSES[loss], reduction="sum", **smoothing)
+        self.train_metrics = MetricCollection({"loss": MeanMetric(), "accuracy": accuracy()}, prefix="train/")
+        self.train_metrics.persistent(True)  # a checkpoint from the middle of an epoch holds what it has counted
+        self.val_metrics = MetricCollection({"loss": Loss(loss), "accuracy": accuracy()}, prefix="val/")
+        self.val_confusion_matrix = MulticlassConfusionMatrix(CLASSES, validate_args=False)
+        self.history: dict[str, list[tuple[int, float]]] = {}  # points (epoch, value) of each metric
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps float32 images (batch, 1, 28, 28) in [0, 1] to logits (batch, 10)."""
@@ -110,15 +123,32 @@ class MNISTClassifier(L.LightningModule):
             "step": lambda: StepLR(optimizer, self.step_size, self.gamma),
             "plateau": lambda: ReduceLROnPlateau(optimizer, factor=self.gamma, patience=self.step_size - 1),
             "cosine": lambda: CosineAnnealingLR(optimizer, self.trainer.max_epochs or 1),
+            "onecycle": lambda: OneCycleLR(optimizer, self.lr, self._total_steps(), cycle_momentum=False),
         }
         if self.scheduler == "none":
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": schedulers[self.scheduler]()}
 
+    def _total_steps(self) -> int:
+        """Optimizer steps in the whole run."""
+        _ = self.trainer.estimated_stepping_batches  # has Lightning set the loaders up
+        data: MNISTDataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # set, but not declared
+        limits = {self.trainer.max_steps, (self.trainer.max_epochs or 1) * data.steps_per_epoch}
+        limits = {limit for limit in limits if limit >= 0}  # a negative one is none
+        if not limits:
+            raise UserError("expected the onecycle schedule to have an end; give --max_epochs")
+        return min(limits)
+
     def on_train_start(self) -> None:
         if self._rng_state is not None:
             torch.set_rng_state(self._rng_state)
         self._bare = _nothing_listens(self.trainer) and not self.gradient_clip_val
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, OneCycleLR) and scheduler.total_steps != self._total_steps():
+            raise UserError(
+                f"expected the {scheduler.total_steps:,} optimizer steps of the checkpoint's onecycle schedule, got "
+                f"{self._total_steps():,}; give the same --max_epochs and data, or begin anew"
+            )
         if self.scheduler == "plateau" and not sum(self.trainer.num_val_batches):
             raise UserError("expected validation images for the plateau scheduler, got none; raise --data.val_size")
 
@@ -133,13 +163,18 @@ class MNISTClassifier(L.LightningModule):
         optimizer: Any = self.optimizers(use_pl_optimizer=not self._bare)
         backward = Tensor.backward if self._bare else self.manual_backward
         share = float(self._mean(torch.tensor(float(labels.shape[1]), device=self.device)))
-        logits, losses = [], []
+        scheduler = self.lr_schedulers()
+        cycle = scheduler if isinstance(scheduler, OneCycleLR) else None  # the one that changes at every step
+        logits, losses, rates = [], [], []
         for x, y in zip(images, labels, strict=True):
             optimizer.zero_grad()
             scores = self.net(x)
-            loss = F.cross_entropy(scores, y, reduction="sum") / share
+            loss = self.loss(scores, y) / share
             backward(loss)
             optimizer.step()
+            rates.append(optimizer.param_groups[0]["lr"])
+            if cycle:
+                cycle.step()
             logits.append(scores.detach())
             losses.append(loss.detach())
         if self._bare:  # Lightning counts its own optimizer's steps only
@@ -148,7 +183,7 @@ class MNISTClassifier(L.LightningModule):
             self.train_metrics["accuracy"].update(torch.cat(logits), labels.flatten())
         mean_losses = self._mean(torch.stack(losses))
         self.train_metrics["loss"].update(mean_losses, weight=share)
-        self._log_steps(mean_losses)
+        self._log_steps(mean_losses, rates if cycle else rates[-1:])
 
     def _mean(self, value: Tensor) -> Tensor:
         """Averages over the processes, whose shares of a batch differ by one image where it does not divide."""
@@ -159,62 +194,49 @@ class MNISTClassifier(L.LightningModule):
         if self.gradient_clip_val:
             self.clip_gradients(optimizer, self.gradient_clip_val, "norm")
 
-    def _log_steps(self, losses: Tensor) -> None:
-        """Logs the loss of each of the last optimizer steps, and the learning rate they were taken with."""
-        first = self.global_step - len(losses) + 1
+    def _log_steps(self, losses: Tensor, rates: Sequence[float]) -> None:
+        """Logs the losses of the last optimizer steps and their learning rates, or the last one's alone."""
+        end = self.global_step + 1
         for logger in self.loggers:
-            for step, loss in enumerate(losses.tolist(), first):
+            for step, loss in enumerate(losses.tolist(), end - len(losses)):
                 logger.log_metrics({"train/loss_step": loss}, step)
-            logger.log_metrics({"lr": self.trainer.optimizers[0].param_groups[0]["lr"]}, self.global_step)
+            for step, rate in enumerate(rates, end - len(rates)):
+                logger.log_metrics({"lr": rate}, step)
 
     def on_train_epoch_end(self) -> None:
-        self._log_epoch(self.train_metrics.compute())
-        self.train_metrics.reset()
+        self._end_epoch(self.train_metrics)
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step(self.trainer.callback_metrics["val/loss"])
-        elif isinstance(scheduler, LRScheduler):
+        elif isinstance(scheduler, LRScheduler) and not isinstance(scheduler, OneCycleLR):
             scheduler.step()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
         if len(labels):  # a process's share of a last batch can be empty
-            self.val_metrics.update(self(images), labels)
+            logits = self(images)
+            self.val_metrics.update(logits, labels)
+            self.val_confusion_matrix.update(logits, labels)
 
     def on_validation_epoch_end(self) -> None:
-        self._log_epoch(self.val_metrics.compute())
-        self.val_metrics.reset()
+        self._end_epoch(self.val_metrics)
+        self.val_confusion = self.val_confusion_matrix.compute()
+        self.val_confusion_matrix.reset()
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        images, labels = batch
-        if len(labels):
-            self.test_metrics.update(self(images), labels)
-
-    def on_test_epoch_end(self) -> None:
-        """Leaves the results in ``test_results``: scalars, (10,) tensors, and the (10, 10) confusion matrix."""
-        self.test_results: dict[str, Tensor] = self.test_metrics.compute()
-        self.test_metrics.reset()
-        self._log_epoch({f"test/{name}": value.mean() for name, value in self.test_results.items() if value.ndim < 2})
-
-    def _log_epoch(self, values: dict[str, Tensor]) -> None:
-        """Logs an epoch's metrics at its last optimizer step, now: a checkpoint that follows must not outrun them."""
-        self.log_dict(values, prog_bar=True, logger=False)  # for the progress bar and for who monitors them
-        for logger in self.loggers:
-            logger.log_metrics({name: value.item() for name, value in values.items()}, self.global_step)
+    def _end_epoch(self, metrics: MetricCollection) -> None:
+        values: dict[str, Tensor] = metrics.compute()
+        metrics.reset()
+        for name, value in values.items():
+            self.history.setdefault(name, []).append((self.current_epoch + 1, value.item()))
+        self.log_epoch(values)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["rng_state"] = torch.get_rng_state()  # dropout's next draw
+        checkpoint["history"] = self.history
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._rng_state = checkpoint.get("rng_state")
-
-
-class CrossEntropy(MeanMetric):
-    """The mean cross-entropy of all samples seen, in nats."""
-
-    def update(self, logits: Tensor, labels: Tensor) -> None:  # type: ignore[override]
-        """Takes logits (batch, 10) and labels (batch,)."""
-        super().update(F.cross_entropy(logits, labels, reduction="none"))
+        self.history = checkpoint.get("history", {})
 
 
 def _nothing_listens(trainer: L.Trainer) -> bool:
@@ -229,15 +251,6 @@ def _nothing_listens(trainer: L.Trainer) -> bool:
         and type(trainer.precision_plugin) is Precision
         and not any(is_overridden(hook, callback, L.Callback) for hook in STEP_HOOKS for callback in callbacks)
     )
-
-
-def _loss_and_accuracy() -> dict[str, Metric | MetricCollection]:
-    return {"loss": CrossEntropy(), "accuracy": _accuracy()}
-
-
-def _accuracy() -> MulticlassAccuracy:
-    # labels were checked when they were read; checking them again would cost more than counting
-    return MulticlassAccuracy(CLASSES, average="micro", validate_args=False)
 
 
 def _check(name: str, value: float, holds: bool, expected: str) -> None:

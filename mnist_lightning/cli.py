@@ -18,17 +18,20 @@ import yaml
 from jsonargparse import DefaultHelpFormatter
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from mnist_lightning import report
 from mnist_lightning.callbacks import BestCheckpoint, LastCheckpoint, RunHeader, RunRecord, StepProgressBar, Stopped
-from mnist_lightning.checkpoints import RESUMES, WholeFiles, load_weights, read_checkpoint
+from mnist_lightning.checkpoints import RESUMES, WholeFiles, history, load_weights, read_checkpoint
 from mnist_lightning.classifier import MNISTClassifier
+from mnist_lightning.dashboard import Dashboard
 from mnist_lightning.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
-from mnist_lightning.runs import goes_on_in_its_run, last_checkpoint, new_run, run_of
+from mnist_lightning.evaluation import Evaluated
+from mnist_lightning.runs import LAST, goes_on_in_its_run, last_checkpoint, new_run, run_of
 
 # jsonargparse's way of saying things -> ours: expected this, got that
 MESSAGES = (
@@ -167,10 +170,13 @@ class MNISTCLI(LightningCLI):
             self.save_config_callback = None  # there is no folder of the run's own to save it in
         saves = config.enable_checkpointing is not False
         validates = self.datamodule.val_size > 0 and config.limit_val_batches != 0
+        self._timer = Timer()
         callbacks = [
             *_as_list(config.callbacks),
             RunHeader(),
             RunRecord(),
+            self._timer,
+            Dashboard(),
             *([StepProgressBar()] if config.enable_progress_bar is not False else []),
             *([BestCheckpoint()] if saves and validates else []),
             *([self.config_init.checkpoint] if saves else []),
@@ -181,8 +187,11 @@ class MNISTCLI(LightningCLI):
             plugins = [*_as_list(config.plugins), WholeFiles()]
             return self._instantiate_trainer({**config, **kwargs, "plugins": plugins}, callbacks)
 
-    def fit(self) -> None:
+    def fit(self, run: Path | None = None) -> None:
         """Trains, from the beginning or from ``--ckpt_path``.
+
+        Args:
+            run: The run's folder, where it goes on if it was begun; by default, a new one in lightning_logs.
 
         Raises:
             UserError: The data or the checkpoint cannot be used; nothing was written.
@@ -191,9 +200,10 @@ class MNISTCLI(LightningCLI):
         self.datamodule.prepare_data()  # before the run has a folder: bad files leave nothing behind
         self.datamodule.setup("fit")
         root = Path(self.trainer.default_root_dir if self.config.trainer.default_root_dir else "", "lightning_logs")
-        checkpoint = self._checkpoint_to_go_on_from(root)
+        path = run / LAST if run and (run / LAST).is_file() else self.config.ckpt_path
+        checkpoint = self._checkpoint_to_go_on_from(path, root)
         if self._default_logger:
-            self.trainer.logger = self._logger(root, checkpoint)
+            self.trainer.logger = self._logger(checkpoint, run, root)
         try:
             self.trainer.fit(self.model, self.datamodule, ckpt_path=checkpoint, weights_only=True)
         except Stopped as stop:
@@ -210,24 +220,40 @@ class MNISTCLI(LightningCLI):
                 "another process of this run died; go on from its last state with --ckpt_path last"
             ) from error
 
-    def _checkpoint_to_go_on_from(self, root: Path) -> Path | None:
+    @property
+    def plain_config(self) -> dict[str, Any]:
+        """The whole configuration as plain values, as a run's config.yaml holds it."""
+        config: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        return config
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """How large the net is, how long it was trained, and the seconds that took, validation among them."""
+        return {
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "epochs": self.trainer.current_epoch,
+            "optimizer_steps": self.trainer.global_step,
+            "seconds": self._timer.time_elapsed(),
+        }
+
+    def _checkpoint_to_go_on_from(self, path: str | Path | None, root: Path) -> Path | None:
         """Finds and checks what ``--ckpt_path`` names: a file, or ``last``."""
-        path = self.config.ckpt_path
         if path is None:
             return None
         if path == "last":
-            path = last_checkpoint(root, yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
+            path = last_checkpoint(root, self.plain_config)
             if path is None:
                 if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
                     print(f"no checkpoint of this experiment in {root} yet: beginning at the start", file=sys.stderr)
                 return None
         checkpoint = read_checkpoint(path, needs=RESUMES)
         load_weights(self.model, checkpoint, path)  # for its error; Lightning loads them again, with all the rest
+        history(checkpoint, path)  # for its error too
         self._next_step = checkpoint["global_step"] + 1
         return Path(path)
 
-    def _logger(self, root: Path, checkpoint: Path | None) -> TensorBoardLogger:
-        """Logs into a new run's folder, or on into that of the checkpoint's run."""
+    def _logger(self, checkpoint: Path | None, run: Path | None, root: Path) -> TensorBoardLogger:
+        """Logs on into the folder of the checkpoint's run, or into a run's own, or a new one below the root."""
         options: dict[str, Any] = {
             "default_hp_metric": False,
             "max_queue": 1000,  # the default, 10 events, would make training wait for the thread that writes them
@@ -237,7 +263,7 @@ class MNISTCLI(LightningCLI):
             kept = [callback for callback in self.trainer.callbacks if not isinstance(callback, SaveConfigCallback)]  # type: ignore[attr-defined]
             self.trainer.callbacks = kept  # type: ignore[attr-defined]  # the run's config.yaml stands
             options["purge_step"] = self._next_step  # hides what was logged after the checkpoint, before the end
-        else:
+        elif run is None:
             run = new_run(root) if rank_zero_only.rank == 0 else root  # type: ignore[attr-defined]
         return TensorBoardLogger(run.parent, name="", version=run.name, **options)
 
@@ -261,11 +287,11 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def evaluate(
-    trainer: Trainer, model: MNISTClassifier, datamodule: MNISTDataModule, ckpt_path: Path | None = None
+    trainer: Trainer, model: Evaluated, datamodule: MNISTDataModule, ckpt_path: Path | None = None
 ) -> dict[str, Any]:
     """Runs the test set through a model, or through a checkpoint of it, and returns :func:`report.metrics`."""
     trainer.test(model, datamodule, ckpt_path=ckpt_path, weights_only=True, verbose=False)
-    return report.metrics(model.test_results, datamodule.dataset_name)
+    return report.metrics(model.test_results, datamodule.dataset_name, datamodule.test_sha256)
 
 
 @contextmanager

@@ -1,20 +1,33 @@
-"""Test results in words and numbers: the table a person reads, the JSON a machine reads."""
+"""Test results as a person reads them (a table, pictures, a page) and as a machine does (JSON)."""
 
+import base64
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jinja2
+import numpy as np
+from PIL import Image
 from torch import Tensor
 
+from mnist_lightning import pictures
+from mnist_lightning.datamodule import ImageDataset
+from mnist_lightning.evaluation import Evaluated
+from mnist_lightning.pictures import DARK, LIGHT, History, Theme
 
-def metrics(results: Mapping[str, Tensor], dataset: str) -> dict[str, Any]:
+MISTAKES = 50  # of them, at most, in a picture
+
+
+def metrics(results: Mapping[str, Tensor], dataset: str, sha256: str) -> dict[str, Any]:
     """Turns test results into plain values.
 
     Args:
         results: ``MNISTClassifier.test_results``: loss (nats) and accuracy, scalars; precision, recall and f1, float32
             (10,); confusion_matrix, int64 (10, 10), a row for each true digit, a column for each predicted one.
         dataset: What was tested on.
+        sha256: Its identity.
 
     Returns:
         What ``metrics.json`` holds. ``precision``, ``recall`` and ``f1`` are macro: the mean over the classes.
@@ -23,6 +36,7 @@ def metrics(results: Mapping[str, Tensor], dataset: str) -> dict[str, Any]:
     scores = {name: results[name] for name in ("precision", "recall", "f1")}
     return {
         "dataset": dataset,
+        "sha256": sha256,
         "num_samples": int(confusion.sum()),
         "accuracy": results["accuracy"].item(),
         "loss": results["loss"].item(),
@@ -33,14 +47,6 @@ def metrics(results: Mapping[str, Tensor], dataset: str) -> dict[str, Any]:
         ],
         "confusion_matrix": confusion.tolist(),
     }
-
-
-def write_json(results: Mapping[str, Any], folder: Path) -> Path:
-    """Writes ``metrics.json`` into a folder, made if need be, and returns its path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "metrics.json"
-    path.write_text(json.dumps(results, indent=2) + "\n")
-    return path
 
 
 def summary(results: Mapping[str, Any]) -> str:
@@ -72,3 +78,72 @@ def table(results: Mapping[str, Any]) -> str:
         ),
     ]
     return "\n".join(lines)
+
+
+def write_json(results: Mapping[str, Any], folder: Path) -> Path:
+    """Writes ``metrics.json`` into a folder, made if need be, and returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "metrics.json"
+    path.write_text(json.dumps(results, indent=2) + "\n")
+    return path
+
+
+def write(
+    folder: Path, title: str, results: Mapping[str, Any], model: Evaluated, dataset: ImageDataset, history: History
+) -> Path:
+    """Writes ``metrics.json``, ``report.html`` and its pictures into a folder, made if need be.
+
+    Args:
+        folder: Where to.
+        title: What was tested.
+        results: Of :func:`metrics`, and whatever else ``metrics.json`` shall hold.
+        model: What was tested.
+        dataset: What it was tested on.
+        history: How training went, for :func:`pictures.curves`; nothing is drawn of an empty one.
+
+    Returns:
+        The path of ``report.html``.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    images, labels = (part.numpy() for part in dataset.tensors)
+    _, probabilities = model.predict(images)
+    chosen = pictures.worst(labels, probabilities, MISTAKES)
+
+    def draw(theme: Theme) -> dict[str, Image.Image]:
+        drawn = {"confusion_matrix": pictures.confusion_matrix(np.array(results["confusion_matrix"]), theme)}
+        if history:
+            drawn["curves"] = pictures.curves(history, theme)
+        if len(chosen):
+            drawn["mistakes"] = pictures.answers(images[chosen], labels[chosen], probabilities[chosen], theme=theme)
+        return drawn
+
+    light, dark = draw(LIGHT), draw(DARK)
+    write_json(results, folder)
+    for name, picture in light.items():
+        picture.save(folder / f"{name}.png")
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("mnist_lightning", ""),
+        autoescape=True,  # a checkpoint's options may be a stranger's
+        trim_blocks=True,
+    )
+    page = templates.get_template("report.html").render(
+        title=title,
+        results=results,
+        light={name: _data_url(picture) for name, picture in light.items()},
+        dark={name: _data_url(picture) for name, picture in dark.items()},
+        shown=len(chosen),
+        mistakes=int((probabilities.argmax(1) != labels).sum()),
+        options={name: value for name, value in model.hparams.items() if value is not None},
+    )
+    path = folder / "report.html"
+    path.write_text(page)
+    return path
+
+
+def _data_url(picture: Image.Image) -> str:
+    """A picture as a part of the page itself, so that it can be forwarded as one file."""
+    png = io.BytesIO()
+    picture.save(png, "PNG")
+    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()

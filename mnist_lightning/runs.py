@@ -34,6 +34,12 @@ def last_checkpoint(root: Path, config: Mapping[str, Any]) -> Path | None:
     return max(same, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
+def is_run_of(run: Path, config: Mapping[str, Any]) -> bool:
+    """Tells whether a run is of the same experiment, for as many epochs."""
+    theirs = _config(run)
+    return _identity(theirs) == _identity(config) and _epochs(theirs) == _epochs(config)
+
+
 def run_of(checkpoint: Path) -> Path:
     """Returns the run folder that a checkpoint lies in."""
     folder = checkpoint.parent
@@ -55,3 +61,7 @@ def _config(run: Path) -> Mapping[str, Any]:
 
 def _identity(config: Mapping[str, Any]) -> list[Any]:
     return [config.get(key) for key in IDENTITY]
+
+
+def _epochs(config: Mapping[str, Any]) -> Any:
+    return config.get("trainer", {}).get("max_epochs")

@@ -1,4 +1,4 @@
-"""Tests a checkpoint. It knows its own model and data settings; flags override the data's."""
+"""Tests a checkpoint, or a committee of several. They know their model and data settings; flags override the data's."""
 
 from pathlib import Path
 
@@ -9,25 +9,30 @@ with importing():
 
     from mnist_lightning import report
     from mnist_lightning.callbacks import StepProgressBar
-    from mnist_lightning.checkpoints import data_settings, load_classifier, read_checkpoint
+    from mnist_lightning.checkpoints import data_settings, history, load_classifier, load_committee, read_checkpoint
     from mnist_lightning.cli import Parser, evaluate, one_line_errors, trainer_errors
     from mnist_lightning.datamodule import MNISTDataModule
     from mnist_lightning.runs import run_of
 
 
 def main() -> None:
-    parser = Parser(description=__doc__, usage="%(prog)s CKPT [--OPTION VALUE ...]")
-    parser.add_argument("ckpt", help="The checkpoint: a .ckpt file that scripts/train.py wrote.")
+    parser = Parser(description=__doc__, usage="%(prog)s CKPT [CKPT ...] [--OPTION VALUE ...]")
     parser.add_argument(
-        "--output", type=Path | None, help="Folder for metrics.json (default: test, in the run's folder)."
+        "ckpt",
+        nargs="+",
+        help="A .ckpt file that scripts/train.py wrote. Several answer together, with the mean of their probabilities.",
+    )
+    parser.add_argument(
+        "--output", type=Path | None, help="Folder for the report (default: test, or committee, in the run's folder)."
     )
     parser.add_argument("--accelerator", type=str, default="auto", help="Where to test: cpu, gpu, or auto.")
     parser.add_class_arguments(MNISTDataModule, "data")
-    ckpt = parser.parse_args().ckpt
-    settings = data_settings(read_checkpoint(ckpt), ckpt)
-    parser.set_defaults({f"data.{name}": value for name, value in settings.items()})
+    first, *others = parser.parse_args().ckpt
+    checkpoint = read_checkpoint(first)
+    parser.set_defaults({f"data.{name}": value for name, value in data_settings(checkpoint, first).items()})
     args = parser.instantiate(parser.parse_args())
 
+    model = load_committee(args.ckpt) if others else load_classifier(first)
     with trainer_errors():
         trainer = Trainer(
             accelerator=args.accelerator,
@@ -36,10 +41,14 @@ def main() -> None:
             enable_model_summary=False,
             callbacks=[StepProgressBar()],
         )
-    results = evaluate(trainer, load_classifier(args.ckpt), args.data)
+    results = evaluate(trainer, model, args.data)
+    if others:
+        print(f"committee of {len(args.ckpt)}: the mean of their probabilities")
     print(report.table(results))
-    output = args.output or run_of(Path(args.ckpt)) / "test"
-    print(f"\nwritten to {report.write_json(results, output)}")
+    output = args.output or run_of(Path(first)) / ("committee" if others else "test")
+    title, curves = (f"committee of {len(args.ckpt)}", {}) if others else (first, history(checkpoint, first))
+    page = report.write(output, title, results, model, args.data.test_set, curves)
+    print(f"\nwritten to {output}: metrics.json, the pictures, and {page.name}")
 
 
 if __name__ == "__main__":

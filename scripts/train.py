@@ -11,14 +11,17 @@ with importing():
 def main() -> None:
     cli = MNISTCLI()
     cli.fit()
+    training, history = cli.training, cli.model.history
     results = cli.test()
     if cli.trainer.is_global_zero:
-        print(f"\n{report.summary(results)}")
+        print(f"\ntrained {training['epochs']} epochs in {training['seconds']:.1f} s; {report.summary(results)}")
         if checkpoint := cli.chosen_checkpoint:
             run = run_of(checkpoint)
-            report.write_json(results, run / "test")
+            results |= {"training": training}
+            page = report.write(run / "test", f"{checkpoint}", results, cli.model, cli.datamodule.test_set, history)
             print(
-                f"best checkpoint  {checkpoint}\n\nnext\n"
+                f"best checkpoint  {checkpoint}\n"
+                f"report           {page}\n\nnext\n"
                 f"  curves         tensorboard --logdir {run.parent}\n"
                 f"  every figure   python scripts/test.py {checkpoint}\n"
                 f"  the same again python scripts/train.py --config {run / 'config.yaml'}"

@@ -1,0 +1,32 @@
+"""A committee: several classifiers that answer together."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mnist_lightning.errors import UserError
+from mnist_lightning.evaluation import Evaluated
+
+
+class Committee(Evaluated):
+    """Answers with the mean of its members' probabilities, as the committees of Meier et al. 2011 did.
+
+    Args:
+        members: Classifiers that map images to logits.
+
+    Raises:
+        UserError: There are none.
+    """
+
+    def __init__(self, members: Sequence[Evaluated]) -> None:
+        super().__init__("cross_entropy")
+        if not members:
+            raise UserError("expected a committee of at least one classifier, got none")
+        self.members = nn.ModuleList(members)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps float32 images (batch, 1, 28, 28) in [0, 1] to logits (batch, 10): the logarithm of the mean."""
+        answers = torch.stack([member(images).log_softmax(1) for member in self.members])
+        return answers.logsumexp(0) - math.log(len(self.members))

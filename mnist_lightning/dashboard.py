@@ -1,0 +1,92 @@
+"""What TensorBoard shows of a run besides its scalars: charts side by side, the net's graph, pictures, HPARAMS."""
+
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from mnist_lightning import pictures
+from mnist_lightning.augment import SIDE
+from mnist_lightning.datamodule import MNISTDataModule
+
+CHARTS = {
+    "train and validation": {name: ["Multiline", [f"train/{name}$", f"val/{name}$"]] for name in ("loss", "accuracy")}
+}
+FIGURES = ("val/accuracy", "val/loss", "test/accuracy", "test/loss")
+DIGITS = 50
+NEURONS = 128
+
+
+class Dashboard(L.Callback):
+    """Draws the confusion matrix after each epoch, and digits, mistakes and weights every few epochs and at the end.
+
+    Args:
+        every_n_epochs: Epochs from one drawing of digits, mistakes and weights to the next.
+    """
+
+    def __init__(self, every_n_epochs: int = 5) -> None:
+        self.every_n_epochs = every_n_epochs
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        for writer in _writers(trainer):
+            writer.add_custom_scalars(CHARTS)
+            writer.add_graph(pl_module.net, torch.zeros(1, 1, SIDE, SIDE, device=pl_module.device))
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        for writer in _writers(trainer):
+            matrix = pictures.confusion_matrix(pl_module.val_confusion.cpu().numpy())
+            _add(writer, "confusion matrix", matrix, trainer.global_step)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self._draw(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if trainer.current_epoch % self.every_n_epochs:  # the last epoch was not drawn yet
+            self._draw(trainer, pl_module)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Adds a line to the HPARAMS tab: the options, and what they led to in the checkpoint that was tested."""
+        reached = {name: points[-1][1] for name, points in pl_module.history.items()}
+        reached |= {name: value.item() for name, value in trainer.callback_metrics.items()}
+        figures = {f"final/{name.replace('/', '_')}": reached[name] for name in FIGURES if name in reached}
+        options = {**pl_module.hparams, **_data(trainer).hparams, "seed": torch.initial_seed()}
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                given = {name: value for name, value in options.items() if value is not None}
+                logger.log_hyperparams(given | {"epochs": pl_module.trainer.max_epochs}, figures)
+
+    def _draw(self, trainer: L.Trainer, pl_module: Any) -> None:
+        for writer in _writers(trainer):
+            first = next(pl_module.net.parameters()).detach()[:NEURONS].flatten(1).cpu().numpy()
+            side = round(first.shape[1] ** 0.5)
+            _add(writer, "first layer", pictures.weights(first.reshape(-1, side, side)), trainer.global_step)
+            data = _data(trainer)
+            if len(data.val_set):
+                images, labels = (part.numpy() for part in data.val_set[torch.arange(len(data.val_set))])
+                _, probabilities = pl_module.predict(images)
+                for tag, chosen in (
+                    ("digits", np.arange(min(DIGITS, len(labels)))),
+                    ("worst mistakes", pictures.worst(labels, probabilities, DIGITS)),
+                ):
+                    picture = pictures.answers(images[chosen], labels[chosen], probabilities[chosen])
+                    _add(writer, tag, picture, trainer.global_step)
+
+
+def _data(trainer: L.Trainer) -> MNISTDataModule:
+    data: MNISTDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set, but not declared
+    return data
+
+
+def _writers(trainer: L.Trainer) -> list[SummaryWriter]:
+    """The TensorBoard writers of the first process; the others have none."""
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    return [logger.experiment for logger in loggers] if trainer.is_global_zero else []
+
+
+def _add(writer: SummaryWriter, tag: str, picture: Image.Image, step: int) -> None:
+    writer.add_image(tag, np.asarray(picture), step, dataformats="HWC")

@@ -1,0 +1,117 @@
+"""How well logits do: the losses, and a LightningModule's test with every metric of the report."""
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassPrecision,
+    MulticlassRecall,
+)
+
+from mnist_lightning.augment import SIDE
+from mnist_lightning.errors import UserError
+
+CLASSES = 10
+BATCH = 1000  # images at a time, to predict
+
+LossName = Literal["cross_entropy", "mse"]
+
+
+def squared_error(logits: Tensor, labels: Tensor, reduction: Literal["none", "sum"]) -> Tensor:
+    """The squared distance of the probabilities (softmax) from 1 for the label and 0 for the others."""
+    errors = (logits.softmax(1) - F.one_hot(labels, CLASSES)).square().sum(1)
+    return errors.sum() if reduction == "sum" else errors
+
+
+# Each takes logits (batch, 10), labels (batch,) and a reduction, and gives a loss for each image, or their sum.
+LOSSES: dict[LossName, Callable[..., Tensor]] = {"cross_entropy": F.cross_entropy, "mse": squared_error}
+
+
+class Loss(MeanMetric):
+    """The mean loss of all samples seen."""
+
+    def __init__(self, name: LossName) -> None:
+        super().__init__()
+        self.loss = LOSSES[name]
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:  # type: ignore[override]
+        """Takes logits (batch, 10) and labels (batch,)."""
+        super().update(self.loss(logits, labels, reduction="none"))
+
+
+def accuracy() -> MulticlassAccuracy:
+    """The share of all samples seen that were right."""
+    # labels were checked when they were read; checking them again would cost more than counting
+    return MulticlassAccuracy(CLASSES, average="micro", validate_args=False)
+
+
+class Evaluated(L.LightningModule):
+    """A module whose ``forward`` maps float images (batch, 1, 28, 28) to logits (batch, 10), and its test.
+
+    Args:
+        loss: What its ``loss`` is measured with.
+    """
+
+    def __init__(self, loss: LossName) -> None:
+        super().__init__()
+        metrics: dict[str, Metric | MetricCollection] = {
+            "loss": Loss(loss),
+            "accuracy": accuracy(),
+            "precision": MulticlassPrecision(CLASSES, average="none"),
+            "recall": MulticlassRecall(CLASSES, average="none"),
+            "f1": MulticlassF1Score(CLASSES, average="none"),
+            "confusion_matrix": MulticlassConfusionMatrix(CLASSES),
+        }
+        self.test_metrics = MetricCollection(metrics)
+
+    @torch.inference_mode()
+    def predict(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Reads digits.
+
+        Args:
+            images: uint8 (N, 28, 28), bright ink on black, as in MNIST's files.
+
+        Returns:
+            The most probable label of each image, int64 (N,), and the probability of every label, float32 (N, 10).
+
+        Raises:
+            UserError: The images are of another type or shape.
+        """
+        if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (SIDE, SIDE):
+            raise UserError(
+                f"expected uint8 images of shape (N, {SIDE}, {SIDE}), got {images.dtype} of shape {images.shape}"
+            )
+        training = self.training
+        self.eval()
+        batches = torch.from_numpy(images).unsqueeze(1).split(BATCH)
+        logits = [self(batch.to(self.device, self.dtype) / 255) for batch in batches]
+        self.train(training)
+        probabilities = torch.cat(logits).softmax(1).float().cpu().numpy()
+        return probabilities.argmax(1), probabilities
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images, labels = batch
+        if len(labels):  # a process's share of a last batch can be empty
+            self.test_metrics.update(self(images), labels)
+
+    def on_test_epoch_end(self) -> None:
+        """Leaves the results in ``test_results``: scalars, (10,) tensors, and the (10, 10) confusion matrix."""
+        self.test_results: dict[str, Tensor] = self.test_metrics.compute()
+        self.test_metrics.reset()
+        self.log_epoch({f"test/{name}": value.mean() for name, value in self.test_results.items() if value.ndim < 2})
+
+    def log_epoch(self, values: Mapping[str, Tensor]) -> None:
+        """Logs an epoch's metrics at its last optimizer step, now: a checkpoint that follows must not outrun them."""
+        self.log_dict(values, prog_bar=True, logger=False)  # for the progress bar and for who monitors them
+        for logger in self.loggers:
+            logger.log_metrics({name: value.item() for name, value in values.items()}, self.global_step)
