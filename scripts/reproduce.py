@@ -1,0 +1,188 @@
+"""Repeats the published results: trains each configuration with several seeds, and sets its error beside the paper."""
+
+import json
+import os
+import shutil
+import statistics
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mnist_lightning.startup import importing
+
+with importing():
+    import lightning.pytorch as L
+    from lightning.pytorch import Trainer
+    from tqdm import tqdm
+
+    from mnist_lightning.checkpoints import load_committee
+    from mnist_lightning.cli import MNISTCLI, Parser, evaluate, one_line_errors
+    from mnist_lightning.errors import UserError
+    from mnist_lightning.runs import LAST, is_run_of
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+LECUN = "LeCun et al. 1998"
+SIMARD = "Simard et al. 2003"
+
+
+class Row(NamedTuple):
+    """A line of the table: a configuration, and the test error (percent) that its source reports."""
+
+    config: str
+    published: float | None
+    source: str | None
+    seeds: int = 3
+    committee: bool = False
+
+
+ROWS = (
+    Row("linear", 12.0, LECUN),
+    Row("mlp_300_mse", 4.7, LECUN),
+    Row("mlp_500_150", 2.95, LECUN),
+    Row("mlp_800", 1.6, SIMARD),
+    Row("mlp_800_affine", 1.1, SIMARD),
+    Row("mlp_800_elastic", 0.7, SIMARD),
+    Row("mlp_800_committee", 0.39, "Meier et al. 2011", seeds=25, committee=True),
+    Row("mlp_1024_dropout", 1.25, "Srivastava et al. 2014"),
+    Row("lenet5", 0.95, LECUN),
+    Row("lenet5_distorted", 0.8, LECUN),
+    Row("convnet", 0.4, SIMARD),
+    Row("mlp_2500_deep", 0.35, "Ciresan et al. 2010", seeds=1),
+    Row("simplenet", None, None, seeds=5),
+    Row("simplenet_best", None, None, seeds=5),
+    Row("convnet_fast", 0.96, "train_mnist_fast", seeds=5),
+)
+
+
+def main() -> None:
+    parser = Parser(description=__doc__, usage="%(prog)s [CONFIG ...] [--OPTION VALUE ...]")
+    parser.add_argument(
+        "config", nargs="*", help="Rows to run, by the names of their files in configs; all by default."
+    )
+    parser.add_argument(
+        "--seeds", type=int | None, help="Runs of each, with seeds 0, 1, ...; the row's own by default."
+    )
+    parser.add_argument("--data_dir", type=str | None, help="Folder of the four IDX files; the row's own by default.")
+    parser.add_argument("--output", type=Path, default=Path("lightning_logs", "reproduce"), help="Folder to write to.")
+    args = parser.parse_args()
+    known = [row.config for row in ROWS]
+    for name in args.config:
+        if name not in known:
+            raise UserError(f"expected rows of {', '.join(known)}; got {name}")
+    if args.seeds is not None and args.seeds < 1:
+        raise UserError(f"expected --seeds to be at least 1, got {args.seeds}")
+    results = read(args.output)
+    for row in ROWS:
+        if not args.config or row.config in args.config:
+            results[row.config] = reproduce(row, args.seeds or row.seeds, args.data_dir, args.output)
+            write([results[name] for name in known if name in results], args.output)
+    print(table(list(results.values())))
+    print(f"\nwritten to {args.output / 'results.json'} and {args.output / 'results.md'}")
+
+
+def reproduce(row: Row, seeds: int, data_dir: str | None, output: Path) -> dict[str, Any]:
+    """Trains what of a row is not trained yet, and returns its line of results.json."""
+    runs = [output / row.config / f"seed_{seed}" for seed in range(seeds)]
+    with tqdm(
+        desc=row.config, unit="epoch", bar_format="{desc:18} |{bar:20}| {n_fmt}/{total_fmt} epochs{postfix}"
+    ) as bar:
+        tested = [train(row.config, seed, run, data_dir, len(runs), bar) for seed, run in enumerate(runs)]
+    errors = [100 * (1 - results["accuracy"]) for results in tested]
+    mean, std = statistics.mean(errors), statistics.stdev(errors) if seeds > 1 else None
+    if row.committee:
+        mean, std = committee_error([run / LAST for run in runs], row.config, data_dir), None
+    return {
+        "config": row.config,
+        "published_error": row.published,
+        "error_mean": round(mean, 3),
+        "error_std": None if std is None else round(std, 3),
+        "seeds": seeds,
+        "parameters": tested[0]["parameters"],
+        "epochs": tested[0]["epochs"],
+        "seconds": round(statistics.median(results["seconds"] for results in tested), 1),
+        "source": row.source,
+    }
+
+
+def train(config: str, seed: int, run: Path, data_dir: str | None, runs: int, bar: "tqdm[Any]") -> dict[str, Any]:
+    """Trains and tests one run, or goes on with it, or reads what it reached."""
+    cli = command_line(config, seed, data_dir)
+    epochs = cli.trainer.max_epochs or 0
+    bar.total = runs * epochs
+    if run.exists() and not (run / LAST).is_file():
+        shutil.rmtree(run)  # it was stopped before its first epoch ended: there is no state to go on from
+    if run.exists() and not is_run_of(run, cli.plain_config):
+        raise UserError(
+            f"{run}: expected a run of {config}, but its settings were others; move it away, or give --output"
+        )
+    result = run / "result.json"
+    if not result.is_file():
+        cli.trainer.callbacks.append(EpochCounter(bar, seed * epochs))  # type: ignore[attr-defined]  # set, but not declared
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+            cli.fit(run)
+            training = cli.training
+            result.write_text(json.dumps({"accuracy": cli.test()["accuracy"], **training}, indent=2) + "\n")
+    results: dict[str, Any] = json.loads(result.read_text())
+    bar.update((seed + 1) * epochs - bar.n)
+    bar.set_postfix_str(f"  seed {seed}: error {1 - results['accuracy']:.2%}")
+    return results
+
+
+def command_line(config: str, seed: int, data_dir: str | None) -> MNISTCLI:
+    """What ``scripts/train.py --config`` makes of a configuration."""
+    data = ["--data.data_dir", data_dir] if data_dir else []
+    options = ["--seed_everything", str(seed), "--trainer.enable_progress_bar", "false"]
+    return MNISTCLI(["--config", str(CONFIGS / f"{config}.yaml"), *options, *data])
+
+
+class EpochCounter(L.Callback):
+    """Moves a bar on at the end of each epoch."""
+
+    def __init__(self, bar: "tqdm[Any]", before: int) -> None:
+        self.bar, self.before = bar, before
+
+    def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
+        self.bar.update(self.before + trainer.current_epoch + 1 - self.bar.n)
+
+
+def committee_error(paths: Sequence[Path], config: str, data_dir: str | None) -> float:
+    """The test error of the members together, in percent."""
+    cli = command_line(config, 0, data_dir)
+    return 100 * (1 - float(evaluate(cli.trainer, load_committee(paths), cli.datamodule)["accuracy"]))
+
+
+def read(output: Path) -> dict[str, dict[str, Any]]:
+    """Returns the lines of an earlier results.json by their configuration."""
+    path = output / "results.json"
+    return {row["config"]: row for row in json.loads(path.read_text())} if path.is_file() else {}
+
+
+def write(results: Sequence[dict[str, Any]], output: Path) -> None:
+    """Writes results.json and results.md."""
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (output / "results.md").write_text(table(results) + "\n")
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Returns the results as a Markdown table."""
+    lines = [
+        "| configuration | published error | from | our error | seeds | parameters | epochs | seconds each |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in results:
+        published = "" if row["published_error"] is None else f"{row['published_error']:.2f}%"
+        spread = "" if row["error_std"] is None else f" ± {row['error_std']:.2f}"
+        lines.append(
+            f"| [`{row['config']}`](configs/{row['config']}.yaml) | {published} | {row['source'] or ''} "
+            f"| **{row['error_mean']:.2f}%**{spread} | {row['seeds']} | {row['parameters']:,} | {row['epochs']} "
+            f"| {row['seconds']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
