@@ -17,7 +17,7 @@ CHARTS = {
     "train and validation": {name: ["Multiline", [f"train/{name}$", f"val/{name}$"]] for name in ("loss", "accuracy")}
 }
 FIGURES = ("val/accuracy", "val/loss", "test/accuracy", "test/loss")
-DIGITS = 50
+DIGITS, COLUMNS = 25, 5  # TensorBoard shows a picture a third of a screen wide
 NEURONS = 128
 
 
@@ -73,7 +73,7 @@ class Dashboard(L.Callback):
                     ("digits", np.arange(min(DIGITS, len(labels)))),
                     ("worst mistakes", pictures.worst(labels, probabilities, DIGITS)),
                 ):
-                    picture = pictures.answers(images[chosen], labels[chosen], probabilities[chosen])
+                    picture = pictures.answers(images[chosen], labels[chosen], probabilities[chosen], COLUMNS)
                     _add(writer, tag, picture, trainer.global_step)
 
 
