@@ -82,7 +82,7 @@ class Parser(LightningArgumentParser):
             for action in self._actions
             if any(
                 map(
-                    re.compile(r"--trainer\b|--(model|data|checkpoint)$|--data.mirrors").match,
+                    re.compile(r"--trainer\b|--(model|data|checkpoint|pictures)$|--data.mirrors").match,
                     action.option_strings[:1],
                 )
             )
@@ -160,6 +160,7 @@ class MNISTCLI(LightningCLI):
             "--ckpt_path", type=str | None, help="Checkpoint to go on from; last: this experiment's newest, if any."
         )
         parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(Dashboard, "pictures")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init.trainer
@@ -170,13 +171,13 @@ class MNISTCLI(LightningCLI):
             self.save_config_callback = None  # there is no folder of the run's own to save it in
         saves = config.enable_checkpointing is not False
         validates = self.datamodule.val_size > 0 and config.limit_val_batches != 0
-        self._timer = Timer()
+        self._timer, pictures = Timer(), self.config_init.pictures
         callbacks = [
             *_as_list(config.callbacks),
             RunHeader(),
             RunRecord(),
             self._timer,
-            Dashboard(),
+            *([pictures] if pictures.every_n_epochs else []),
             *([StepProgressBar()] if config.enable_progress_bar is not False else []),
             *([BestCheckpoint()] if saves and validates else []),
             *([self.config_init.checkpoint] if saves else []),

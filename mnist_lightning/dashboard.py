@@ -12,6 +12,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from mnist_lightning import pictures
 from mnist_lightning.augment import SIDE
 from mnist_lightning.datamodule import MNISTDataModule
+from mnist_lightning.errors import UserError
 
 CHARTS = {
     "train and validation": {name: ["Multiline", [f"train/{name}$", f"val/{name}$"]] for name in ("loss", "accuracy")}
@@ -25,10 +26,17 @@ class Dashboard(L.Callback):
     """Draws the confusion matrix after each epoch, and digits, mistakes and weights every few epochs and at the end.
 
     Args:
-        every_n_epochs: Epochs from one drawing of digits, mistakes and weights to the next.
+        every_n_epochs: Epochs from one drawing of digits, mistakes and weights to the next; 0 draws nothing at all.
+
+    Raises:
+        UserError: A negative number.
     """
 
     def __init__(self, every_n_epochs: int = 5) -> None:
+        if every_n_epochs < 0:
+            raise UserError(
+                f"expected --pictures.every_n_epochs to be at least 0, got {every_n_epochs}; 0 draws nothing"
+            )
         self.every_n_epochs = every_n_epochs
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:

@@ -92,3 +92,11 @@ def test_nothing_is_drawn_without_a_logger(dataset, tmp_path):
     result = run_script("train.py", *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert not list(tmp_path.rglob("events.*"))
+
+
+def test_pictures_can_be_switched_off(dataset, tmp_path):
+    options = ("--data.data_dir", dataset, "--max_epochs", 1, "--pictures.every_n_epochs", 0)
+    assert run_script("train.py", *options, cwd=tmp_path).returncode == 0
+    tags = EventAccumulator(str(tmp_path / "lightning_logs" / "version_0")).Reload().Tags()
+    assert (tags["images"], tags["graph"]) == ([], False)
+    assert "val/loss" in tags["scalars"]
