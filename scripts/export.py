@@ -1,0 +1,40 @@
+"""Exports a checkpoint as a model that needs nothing of this project: images in, probabilities out, any number."""
+
+from pathlib import Path
+
+from mnist_lightning.startup import importing
+
+with importing():
+    from mnist_lightning.checkpoints import data_settings, read_checkpoint
+    from mnist_lightning.cli import Parser, one_line_errors
+    from mnist_lightning.datamodule import MNISTDataModule
+    from mnist_lightning.export import FormatName, InputName, export
+    from mnist_lightning.sources import Source
+
+
+def main() -> None:
+    parser = Parser(description=__doc__, usage="%(prog)s CKPT --format FORMAT [--OPTION VALUE ...]")
+    parser.add_argument("ckpt", help="A .ckpt file that scripts/train.py wrote.")
+    parser.add_argument("--format", type=FormatName, required=True, help="What to write: onnx, torchscript or pt2.")
+    parser.add_argument(
+        "--input",
+        type=InputName,
+        default="uint8",
+        help="Images that onnx and pt2 take: uint8, or float, which is float32 from 0 to 1. A torchscript takes both.",
+    )
+    parser.add_argument(
+        "--output", type=Path | None, help="File to write (default: .onnx, .torchscript.pt or .pt2 beside CKPT)."
+    )
+    parser.add_argument(
+        "--data.data_dir", type=str, help="Folder of the digits to check on (default: those it was trained on)."
+    )
+    parser.add_argument("--data.source", type=Source, help="Where they come from (default: where they did).")
+    args = parser.parse_args()
+    settings = data_settings(read_checkpoint(args.ckpt), args.ckpt)
+    settings |= {name: value for name, value in vars(args.data).items() if value is not None}
+    print(export(args.ckpt, args.format, MNISTDataModule(**settings), args.output, args.input))
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,248 @@
+"""What is exported answers as its checkpoint does, in its own runtime; what cannot be ends in a line, and no file."""
+
+import importlib.util
+import os
+import resource
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from helpers import make_digits, run_script
+
+from mnist_lightning import export as exporting
+from mnist_lightning.checkpoints import load_classifier
+from mnist_lightning.classifier import MNISTClassifier
+from mnist_lightning.datamodule import MNISTDataModule
+from mnist_lightning.errors import UserError
+from mnist_lightning.export import FORMATS, Reader, export
+from mnist_lightning.idx import read_idx
+from mnist_lightning.sources import FILES, find
+
+NETS = {
+    "simple": {"hidden": [16], "dropout": 0.5},
+    "lenet5": {"net": "lenet5", "hidden": [16], "activation": "tanh"},
+    "convnet": {"net": "convnet", "hidden": [16], "channels": [4, 4], "dropout": 0.5, "activation": "gelu"},
+}
+SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript.pt", "pt2": ".pt2"}
+HAVE_ONNX = all(map(importlib.util.find_spec, FORMATS["onnx"].packages))
+EVERY_FORMAT = [
+    pytest.param(name, marks=pytest.mark.skipif(name == "onnx" and not HAVE_ONNX, reason="needs the extra export"))
+    for name in FORMATS
+]
+
+
+def trained(path, data_dir, **options):
+    """A checkpoint of a net trained for an epoch."""
+    torch.manual_seed(0)
+    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    trainer = L.Trainer(max_epochs=1, accelerator="cpu", num_sanity_val_steps=0, **dict.fromkeys(off, False))
+    trainer.fit(MNISTClassifier(**options), MNISTDataModule(str(data_dir)))
+    trainer.save_checkpoint(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoints(dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return {net: trained(folder / f"{net}.ckpt", dataset, **options) for net, options in NETS.items()}
+
+
+@pytest.fixture
+def simple(checkpoints, tmp_path):
+    """A checkpoint in a folder of its own."""
+    path = tmp_path / "best.ckpt"
+    path.write_bytes(checkpoints["simple"].read_bytes())
+    return path
+
+
+@pytest.fixture
+def data(dataset):
+    return MNISTDataModule(str(dataset))
+
+
+def run(path, images):
+    """Runs a file as who was given it would, with none of this project."""
+    if path.suffix == ".onnx":
+        import onnxruntime
+
+        return onnxruntime.InferenceSession(path).run(None, {"images": images})[0]
+    model = torch.export.load(path).module() if path.suffix == ".pt2" else torch.jit.load(path)
+    return model(torch.from_numpy(images)).detach().numpy()
+
+
+def agrees(path, checkpoint, images, given=None):
+    given = images if given is None else given
+    probabilities = run(path, given)
+    expected = load_classifier(checkpoint).predict(images)[1]
+    assert (probabilities.dtype, probabilities.shape) == (np.float32, (len(images), 10))
+    np.testing.assert_allclose(probabilities, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("format", EVERY_FORMAT)
+def test_every_net_in_every_format_answers_as_its_checkpoint_for_any_number_of_images(
+    checkpoints, data, tmp_path, format, net
+):
+    path = tmp_path / f"net{SUFFIXES[format]}"
+    export(checkpoints[net], format, data, path)
+    images, _ = make_digits(30, seed=9)
+    for count in (0, 1, 30):
+        agrees(path, checkpoints[net], images[:count])
+
+
+@pytest.mark.parametrize("format", EVERY_FORMAT)
+def test_float_images_go_in_too_and_no_format_takes_one_type_for_the_other(checkpoints, data, tmp_path, format):
+    path = tmp_path / f"net{SUFFIXES[format]}"
+    export(checkpoints["simple"], format, data, path, input="float")
+    images, _ = make_digits(30, seed=9)
+    agrees(path, checkpoints["simple"], images, given=images.astype(np.float32) / 255)
+    if format == "torchscript":
+        agrees(path, checkpoints["simple"], images)
+    else:
+        with pytest.raises(Exception, match=r"(?i)float"):
+            run(path, images)
+
+
+@pytest.mark.parametrize("format", EVERY_FORMAT)
+def test_the_script_writes_beside_the_checkpoint_over_an_older_export_and_says_what_it_did(simple, tmp_path, format):
+    path = tmp_path / f"best{SUFFIXES[format]}"
+    path.write_text("an older export")
+    result = run_script("export.py", "best.ckpt", "--format", format, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"written to {path.name} ({path.stat().st_size:,} bytes)" in result.stdout
+    assert "images         (N, 28, 28), uint8 from 0 to 255" in result.stdout
+    assert "probabilities  (N, 10), float32" in result.stdout
+    assert "checked on 100 test images of digits: largest difference from the checkpoint" in result.stdout
+    assert sorted(tmp_path.iterdir()) == sorted([simple, path])
+    agrees(path, simple, make_digits(5, seed=9)[0])
+
+
+def test_a_file_says_what_it_is(checkpoints, data, tmp_path):
+    export(checkpoints["simple"], "torchscript", data, tmp_path / "net.pt")
+    export(checkpoints["simple"], "pt2", data, tmp_path / "net.pt2")
+    told = {"images": "", "labels": ""}
+    torch.jit.load(tmp_path / "net.pt", _extra_files=told)
+    assert told["labels"] == b"0 1 2 3 4 5 6 7 8 9"
+    assert b"uint8 from 0 to 255 or float32 from 0 to 1" in told["images"]
+    told = {"checked_on": ""}
+    torch.export.load(tmp_path / "net.pt2", extra_files=told)
+    assert told["checked_on"] == "100 test images of digits"
+    if HAVE_ONNX:
+        import onnxruntime
+
+        export(checkpoints["simple"], "onnx", data, tmp_path / "net.onnx")
+        session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+        assert session.get_modelmeta().custom_metadata_map["labels"] == "0 1 2 3 4 5 6 7 8 9"
+        (images,), (probabilities,) = session.get_inputs(), session.get_outputs()
+        assert (images.name, images.type, images.shape) == ("images", "tensor(uint8)", ["N", 28, 28])
+        assert (probabilities.name, probabilities.type, probabilities.shape) == (
+            "probabilities",
+            "tensor(float)",
+            ["N", 10],
+        )
+
+
+@pytest.fixture(scope="module")
+def real(mnist, tmp_path_factory):
+    """A checkpoint of a net trained for an epoch on the real MNIST."""
+    return trained(tmp_path_factory.mktemp("real") / "best.ckpt", mnist, dropout=0.2)
+
+
+@pytest.mark.parametrize("format", EVERY_FORMAT)
+def test_an_export_agrees_on_1000_real_digits(mnist, real, format):
+    exported = export(real, format, MNISTDataModule(str(mnist)))
+    assert exported.about["checked_on"].startswith("1,000 test images")
+    assert exported.difference < 1e-5
+    images, labels = (read_idx(find(mnist, name))[:1000] for name in FILES[2:])
+    path = real.with_name(f"best{SUFFIXES[format]}")
+    agrees(path, real, images)
+    assert (run(path, images).argmax(1) == labels).mean() > 0.9
+
+
+def refusal(*args):
+    """The one line of an export that is refused."""
+    folder = args[0].parent
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    with pytest.raises(UserError) as error:
+        export(*args)
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+class Unscaled(Reader):
+    """Forgets to divide by 255."""
+
+    def forward(self, images):
+        return self.net(images.float().unsqueeze(1)).softmax(1)
+
+
+@pytest.mark.parametrize("format", EVERY_FORMAT)
+def test_a_file_that_answers_otherwise_is_not_kept(simple, data, monkeypatch, format):
+    monkeypatch.setattr(exporting, "Reader", Unscaled)
+    simple.with_name(f"best{SUFFIXES[format]}").write_text("an older export")
+    assert "differ by" in refusal(simple, format, data)
+
+
+def test_a_net_that_answers_nan_is_not_exported(simple, data):
+    checkpoint = torch.load(simple, weights_only=True)
+    checkpoint["state_dict"]["net.1.bias"][0] = torch.nan
+    torch.save(checkpoint, simple)
+    assert "differ by nan" in refusal(simple, "pt2", data)
+
+
+def test_without_the_extra_onnx_names_it(simple, data, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    message = refusal(simple, "onnx", data)
+    assert "onnxruntime" in message
+    assert 'pip install -e ".[export]"' in message
+
+
+def test_a_folder_that_is_not_there_and_files_that_are_something_else_are_refused(simple, data, tmp_path):
+    assert "expected a folder for" in refusal(simple, "pt2", data, tmp_path / "none" / "best.pt2")
+    assert "expected a folder for" in refusal(simple, "pt2", data, simple / "best.pt2")
+    assert "is a folder" in refusal(simple, "pt2", data, tmp_path)
+    assert "is the checkpoint itself" in refusal(simple, "pt2", data, simple)
+
+
+def test_without_a_checkpoint_there_is_nothing_to_export(data, tmp_path):
+    assert "no such file" in refusal(tmp_path / "best.ckpt", "pt2", data)
+
+
+def test_a_full_disk_leaves_the_older_export(simple, data):
+    simple.with_name("best.pt2").write_text("an older export")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        message = refusal(simple, "pt2", data)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "cannot write" in message
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("pwned",)
+
+
+BAD = {
+    "format": (["--format", "tflite"], ["'onnx', 'torchscript', 'pt2'", "got tflite"]),
+    "data": (["--format", "pt2", "--data.data_dir", "none"], ["none", "no such folder", "--data.data_dir"]),
+    "damaged": (["--format", "pt2"], ["best.ckpt", "damaged"]),
+    "crafted": (["--format", "pt2"], ["best.ckpt", "could run code"]),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_what_cannot_be_ends_in_a_line_and_leaves_nothing(simple, tmp_path, bad):
+    if bad == "damaged":
+        simple.write_bytes(simple.read_bytes()[:1000])
+    if bad == "crafted":
+        torch.save({**torch.load(simple, weights_only=True), "loops": Evil()}, simple)
+    options, words = BAD[bad]
+    result = run_script("export.py", "best.ckpt", *options, cwd=tmp_path)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
+    for word in ("error: ", *words):
+        assert word in result.stderr
+    assert list(tmp_path.iterdir()) == [simple]
