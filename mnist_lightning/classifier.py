@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR,
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from mnist_lightning.datamodule import MNISTDataModule
+from mnist_lightning.datamodule import data_of
 from mnist_lightning.errors import UserError
 from mnist_lightning.evaluation import CLASSES, LOSSES, Evaluated, Loss, LossName, accuracy
 from mnist_lightning.nets import Activation, NetName, build, defaults
@@ -132,8 +132,7 @@ class MNISTClassifier(Evaluated):
     def _total_steps(self) -> int:
         """Optimizer steps in the whole run."""
         _ = self.trainer.estimated_stepping_batches  # has Lightning set the loaders up
-        data: MNISTDataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # set, but not declared
-        limits = {self.trainer.max_steps, (self.trainer.max_epochs or 1) * data.steps_per_epoch}
+        limits = {self.trainer.max_steps, (self.trainer.max_epochs or 1) * data_of(self.trainer).steps_per_epoch}
         limits = {limit for limit in limits if limit >= 0}  # a negative one is none
         if not limits:
             raise UserError("expected the onecycle schedule to have an end; give --max_epochs")

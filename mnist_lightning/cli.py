@@ -1,22 +1,10 @@
-"""The command line: a LightningCLI with short flags, a help that can be read, one-line errors and exit codes."""
+"""The experiment: a LightningCLI that builds classifier, data and trainer from the command line, and runs them."""
 
-import argparse
-import difflib
-import logging
-import os
-import re
-import signal
 import sys
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
-from jsonargparse import DefaultHelpFormatter
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -24,97 +12,17 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from mnist_lightning import report
-from mnist_lightning.callbacks import BestCheckpoint, LastCheckpoint, RunHeader, RunRecord, StepProgressBar, Stopped
+from mnist_lightning.callbacks import RunHeader, RunRecord, StepProgressBar
 from mnist_lightning.checkpoints import RESUMES, WholeFiles, history, load_weights, read_checkpoint
 from mnist_lightning.classifier import MNISTClassifier
+from mnist_lightning.console import trainer_errors
 from mnist_lightning.dashboard import Dashboard
 from mnist_lightning.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
 from mnist_lightning.evaluation import Evaluated
+from mnist_lightning.parser import HelpAll, Parser
 from mnist_lightning.runs import LAST, goes_on_in_its_run, last_checkpoint, new_run, run_of
-
-# jsonargparse's way of saying things -> ours: expected this, got that
-MESSAGES = (
-    (r'Parser key "([\w.]+)":', r"--\1:"),
-    (
-        r"Does not validate against any of the Union subtypes.*?Subtypes: \[(.*?)\].*Given value: (.*)",
-        r"Expected \1. Got value: \2",
-    ),
-    (r"<class '(?:\w+\.)*(\w+)'>", r"\1"),
-    (r"Expected an? (?:typing\.)?Literal\[(.*?)\]", r"expected one of \1"),
-    (r"Expected a Sequence", "expected a list such as [256,128]"),
-    (r"Expected (?:an? )?(.*?)\. Got value: (.*)", r"expected \1, got \2; see --help"),
-    (r"expected (.*?)\. Got value: (.*)", r"expected \1, got \2; see --help"),
-)
-
-
-class BriefHelp(DefaultHelpFormatter):
-    """One spelling of each option, and its default without its Python type."""
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        metavar = self._format_args(action, self._get_default_metavar_for_optional(action))
-        name = next((name for name in action.option_strings if name.startswith("--")), "")
-        return " ".join([*([name] if name else []), *([metavar] if action.nargs != 0 else [])])
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        has_default = action.default not in (None, argparse.SUPPRESS)
-        return f"{action.help} (default: %(default)s)" if has_default else action.help or ""
-
-
-class Parser(LightningArgumentParser):
-    """Shows the options of the experiment with --help, and those of the whole Trainer with --help_all."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs, formatter_class=BriefHelp)
-
-    def add_short_flag(self, name: str, help: str) -> None:
-        """Lets ``--name`` stand for ``--trainer.name``."""
-        action = self._option_string_actions[f"--trainer.{name}"]
-        action.option_strings = [f"--{name}", *action.option_strings]
-        action.help = help
-        self._option_string_actions[f"--{name}"] = action
-
-    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
-        if self.formatter_class is not BriefHelp:
-            return super().format_help(formatter)
-        hidden = {
-            action: action.help
-            for action in self._actions
-            if any(
-                map(
-                    re.compile(r"--trainer\b|--(model|data|checkpoint|pictures)$|--data.mirrors").match,
-                    action.option_strings[:1],
-                )
-            )
-        }
-        for action in hidden:
-            action.help = argparse.SUPPRESS
-        try:
-            return super().format_help(formatter)
-        finally:
-            for action, text in hidden.items():
-                action.help = text
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Replaces jsonargparse's usage and message by a UserError."""
-        if unknown := re.match(r"unrecognized arguments: (--[\w.]+)", message, re.IGNORECASE):
-            close = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1)
-            message += f"; did you mean {close[0]}?" if close else "; see --help"
-        for pattern, plain in MESSAGES:
-            message = re.sub(pattern, plain, message, flags=re.DOTALL)
-        raise UserError(message) from ex
-
-
-class HelpAll(argparse.Action):
-    """Prints the help with nothing left out."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{**kwargs, "nargs": 0, "default": argparse.SUPPRESS})
-
-    def __call__(self, parser: Any, *_: Any) -> None:
-        parser.formatter_class = DefaultHelpFormatter
-        parser.print_help()
-        parser.exit()
+from mnist_lightning.saving import BestCheckpoint, LastCheckpoint, Stopped
 
 
 class MNISTCLI(LightningCLI):
@@ -293,56 +201,3 @@ def evaluate(
     """Runs the test set through a model, or through a checkpoint of it, and returns :func:`report.metrics`."""
     trainer.test(model, datamodule, ckpt_path=ckpt_path, weights_only=True, verbose=False)
     return report.metrics(model.test_results, datamodule.dataset_name, datamodule.test_sha256)
-
-
-@contextmanager
-def trainer_errors() -> Iterator[None]:
-    """Says what is wrong with the arguments that a Trainer refuses."""
-    try:
-        yield
-    except (ValueError, MisconfigurationException) as error:
-        message = f"the Trainer refuses these options: {error}"
-        if "gpu backend" in str(error):
-            message = "expected a GPU for --accelerator gpu, but found none; use --accelerator cpu or auto"
-        raise UserError(message) from error
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turns what the user got wrong into a line on standard error and exit code 2. Bugs keep their traceback."""
-    quiet()
-    try:
-        yield
-    except (UserError, MisconfigurationException, OSError) as error:
-        message = str(error)
-        if isinstance(error, OSError) and error.filename is not None:
-            path = os.fsdecode(error.filename)
-            message = f"cannot use {path}: {error.strerror}; check that it is there, may be written and has room"
-        print("error:", " ".join(message.split()), file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        raise SystemExit(128 + signal.SIGINT) from None
-
-
-def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """Leaves the OSErrors of TensorBoard's writing thread to the main thread, where they come up again."""
-    if not isinstance(failure.exc_value, OSError):
-        threading.__excepthook__(failure)
-
-
-def quiet() -> None:
-    """Silences what only Lightning's developers care about."""
-    threading.excepthook = _thread_failed
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",  # the data is in memory: a worker would only copy it
-        ".*smaller than the logging interval.*",  # the classifier logs every step itself
-        ".*Total length of `list` across ranks is zero.*",  # no validation: what --data.val_size 0 asks for
-        ".*LightningCLI's args parameter.*",  # a script that calls it from Python may have arguments of its own
-        ".*sync_dist=True.*",  # torchmetrics has seen to it
-        ".*Checkpoint directory .* exists and is not empty.*",  # it is the run's own, which goes on
-        ".*could not find the monitored key.*",  # --trainer.max_steps ended the run before its first validation
-        ".*LeafSpec.*is deprecated.*",  # Lightning's own use of PyTorch
-    ):
-        warnings.filterwarnings("ignore", message)

@@ -11,7 +11,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from mnist_lightning import pictures
 from mnist_lightning.augment import SIDE
-from mnist_lightning.datamodule import MNISTDataModule
+from mnist_lightning.datamodule import data_of
 from mnist_lightning.errors import UserError
 
 CHARTS = {
@@ -62,7 +62,7 @@ class Dashboard(L.Callback):
         reached = {name: points[-1][1] for name, points in pl_module.history.items()}
         reached |= {name: value.item() for name, value in trainer.callback_metrics.items()}
         figures = {f"final/{name.replace('/', '_')}": reached[name] for name in FIGURES if name in reached}
-        options = {**pl_module.hparams, **_data(trainer).hparams, "seed": torch.initial_seed()}
+        options = {**pl_module.hparams, **data_of(trainer).hparams, "seed": torch.initial_seed()}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 given = {name: value for name, value in options.items() if value is not None}
@@ -73,7 +73,7 @@ class Dashboard(L.Callback):
             first = next(pl_module.net.parameters()).detach()[:NEURONS].flatten(1).cpu().numpy()
             side = round(first.shape[1] ** 0.5)
             _add(writer, "first layer", pictures.weights(first.reshape(-1, side, side)), trainer.global_step)
-            data = _data(trainer)
+            data = data_of(trainer)
             if len(data.val_set):
                 images, labels = (part.numpy() for part in data.val_set[torch.arange(len(data.val_set))])
                 _, probabilities = pl_module.predict(images)
@@ -83,11 +83,6 @@ class Dashboard(L.Callback):
                 ):
                     picture = pictures.answers(images[chosen], labels[chosen], probabilities[chosen], COLUMNS)
                     _add(writer, tag, picture, trainer.global_step)
-
-
-def _data(trainer: L.Trainer) -> MNISTDataModule:
-    data: MNISTDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set, but not declared
-    return data
 
 
 def _writers(trainer: L.Trainer) -> list[SummaryWriter]:

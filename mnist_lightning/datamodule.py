@@ -199,6 +199,12 @@ class MNISTDataModule(L.LightningDataModule):
         return self.distortion(images.flatten(0, -4), shares.flatten(0, 1)).view_as(images)
 
 
+def data_of(trainer: L.Trainer) -> MNISTDataModule:
+    """Returns what a Trainer trains or tests on."""
+    data: MNISTDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set, but not declared
+    return data
+
+
 def _sha256(*datasets: ImageDataset) -> str:
     digest = hashlib.sha256()
     for dataset in datasets:

@@ -19,10 +19,11 @@ with importing():
     import torch
     from tqdm import tqdm
 
-    from mnist_lightning.cli import Parser, one_line_errors
+    from mnist_lightning.console import one_line_errors
     from mnist_lightning.datamodule import MNISTDataModule
     from mnist_lightning.errors import UserError
     from mnist_lightning.idx import read_idx, write_idx
+    from mnist_lightning.parser import Parser
     from mnist_lightning.sources import DEFAULT_DATA_DIR, FILES, find
 
 SCRIPTS = Path(__file__).resolve().parent

@@ -9,8 +9,9 @@ with importing():
     import torch
 
     from mnist_lightning.augment import Distortion
-    from mnist_lightning.cli import Parser, one_line_errors
+    from mnist_lightning.console import one_line_errors
     from mnist_lightning.datamodule import MNISTDataModule
+    from mnist_lightning.parser import Parser
     from mnist_lightning.pictures import digits
     from mnist_lightning.sampling import seeded
     from mnist_lightning.sources import DEFAULT_DATA_DIR

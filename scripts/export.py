@@ -6,9 +6,10 @@ from mnist_lightning.startup import importing
 
 with importing():
     from mnist_lightning.checkpoints import data_settings, read_checkpoint
-    from mnist_lightning.cli import Parser, one_line_errors
+    from mnist_lightning.console import one_line_errors
     from mnist_lightning.datamodule import MNISTDataModule
     from mnist_lightning.export import FormatName, InputName, export
+    from mnist_lightning.parser import Parser
     from mnist_lightning.sources import Source
 
 

@@ -17,8 +17,10 @@ with importing():
     from tqdm import tqdm
 
     from mnist_lightning.checkpoints import load_committee
-    from mnist_lightning.cli import MNISTCLI, Parser, evaluate, one_line_errors
+    from mnist_lightning.cli import MNISTCLI, evaluate
+    from mnist_lightning.console import one_line_errors
     from mnist_lightning.errors import UserError
+    from mnist_lightning.parser import Parser
     from mnist_lightning.runs import LAST, is_run_of
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

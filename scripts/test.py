@@ -10,8 +10,10 @@ with importing():
     from mnist_lightning import report
     from mnist_lightning.callbacks import StepProgressBar
     from mnist_lightning.checkpoints import data_settings, history, load_classifier, load_committee, read_checkpoint
-    from mnist_lightning.cli import Parser, evaluate, one_line_errors, trainer_errors
+    from mnist_lightning.cli import evaluate
+    from mnist_lightning.console import one_line_errors, trainer_errors
     from mnist_lightning.datamodule import MNISTDataModule
+    from mnist_lightning.parser import Parser
     from mnist_lightning.runs import run_of
 
 

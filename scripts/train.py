@@ -4,7 +4,8 @@ from mnist_lightning.startup import importing
 
 with importing():
     from mnist_lightning import report
-    from mnist_lightning.cli import MNISTCLI, one_line_errors
+    from mnist_lightning.cli import MNISTCLI
+    from mnist_lightning.console import one_line_errors
     from mnist_lightning.runs import run_of
 
 

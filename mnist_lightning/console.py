@@ -1,0 +1,67 @@
+"""What a script's console says when something is wrong: one line, an exit code, nothing that only developers need."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from mnist_lightning.errors import UserError
+
+
+@contextmanager
+def trainer_errors() -> Iterator[None]:
+    """Says what is wrong with the arguments that a Trainer refuses."""
+    try:
+        yield
+    except (ValueError, MisconfigurationException) as error:
+        message = f"the Trainer refuses these options: {error}"
+        if "gpu backend" in str(error):
+            message = "expected a GPU for --accelerator gpu, but found none; use --accelerator cpu or auto"
+        raise UserError(message) from error
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turns what the user got wrong into a line on standard error and exit code 2. Bugs keep their traceback."""
+    quiet()
+    try:
+        yield
+    except (UserError, MisconfigurationException, OSError) as error:
+        message = str(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            path = os.fsdecode(error.filename)
+            message = f"cannot use {path}: {error.strerror}; check that it is there, may be written and has room"
+        print("error:", " ".join(message.split()), file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Leaves the OSErrors of TensorBoard's writing thread to the main thread, where they come up again."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
+
+
+def quiet() -> None:
+    """Silences what only Lightning's developers care about."""
+    threading.excepthook = _thread_failed
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # the data is in memory: a worker would only copy it
+        ".*smaller than the logging interval.*",  # the classifier logs every step itself
+        ".*Total length of `list` across ranks is zero.*",  # no validation: what --data.val_size 0 asks for
+        ".*LightningCLI's args parameter.*",  # a script that calls it from Python may have arguments of its own
+        ".*sync_dist=True.*",  # torchmetrics has seen to it
+        ".*Checkpoint directory .* exists and is not empty.*",  # it is the run's own, which goes on
+        ".*could not find the monitored key.*",  # --trainer.max_steps ended the run before its first validation
+        ".*LeafSpec.*is deprecated.*",  # Lightning's own use of PyTorch
+    ):
+        warnings.filterwarnings("ignore", message)
