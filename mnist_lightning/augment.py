@@ -20,6 +20,15 @@ SIDE = 28  # pixels
 NOISE = 10  # random numbers along each axis of an elastic field
 AFFINE = 6  # random numbers of an affine one
 PIXEL = 2 / SIDE  # in grid_sample's coordinates, which go from -1 to 1 over the image
+# the least and the most of each strength; noise smoother than a pixel would fall between the Gaussians
+BOUNDS = {
+    "rotation": (0, 180),
+    "scale": (0, 1),
+    "shear": (0, 2),
+    "shift": (0, SIDE),
+    "elastic": (0, SIDE),
+    "smoothness": (1, SIDE),
+}
 MARGIN = 1.5  # pixels by which the noise reaches over the edges, so that these move like the middle
 
 
@@ -37,7 +46,7 @@ class Distortion:
             sigma = 4 with alpha = 34 is elastic = 1.4.
 
     Raises:
-        UserError: A negative bound, or a smoothness of 0.
+        UserError: A strength that is negative, or beyond any use.
     """
 
     rotation: float = 0.0
@@ -49,9 +58,9 @@ class Distortion:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not (0 <= value < math.inf) or (name == "smoothness" and not value):
-                least = "above 0" if name == "smoothness" else "at least 0"
-                raise UserError(f"expected {name} to be {least}, got {value}; change --data.{name}")
+            low, high = BOUNDS[name]
+            if not low <= value <= high:  # nan is not
+                raise UserError(f"expected {name} to be from {low} to {high}, got {value}; change --data.{name}")
 
     @property
     def is_identity(self) -> bool:

@@ -78,9 +78,14 @@ def load_committee(paths: Sequence[str | os.PathLike[str]]) -> Committee:
         CheckpointError: As :func:`load_classifier`; or they were trained on different datasets.
         UserError: There are none.
     """
-    data = {path: read_checkpoint(path, needs=[STATE])[STATE] for path in paths}
+    identities = []
     for path in paths:
-        if data[path] != data[paths[0]]:
+        state = read_checkpoint(path, needs=[STATE])[STATE]
+        identity = state.get("sha256") if isinstance(state, dict) else None
+        if not isinstance(identity, str):
+            raise CheckpointError(f"{path}: expected a checkpoint that says what data it was trained on; give another")
+        identities.append(identity)
+        if identity != identities[0]:
             raise CheckpointError(
                 f"{path}: expected a committee trained on one dataset, but {paths[0]} was trained on another; "
                 "give checkpoints of the same data"

@@ -131,12 +131,11 @@ class MNISTClassifier(Evaluated):
 
     def _total_steps(self) -> int:
         """Optimizer steps in the whole run."""
-        _ = self.trainer.estimated_stepping_batches  # has Lightning set the loaders up
         limits = {self.trainer.max_steps, (self.trainer.max_epochs or 1) * data_of(self.trainer).steps_per_epoch}
-        limits = {limit for limit in limits if limit >= 0}  # a negative one is none
-        if not limits:
-            raise UserError("expected the onecycle schedule to have an end; give --max_epochs")
-        return min(limits)
+        total = min((limit for limit in limits if limit >= 0), default=0)  # a negative one is none
+        if not total:
+            raise UserError("expected the onecycle schedule to have an end and steps; give --max_epochs above 0")
+        return total
 
     def on_train_start(self) -> None:
         if self._rng_state is not None:

@@ -74,6 +74,12 @@ class MNISTCLI(LightningCLI):
         config = self.config_init.trainer
         if config.gradient_clip_val:  # Lightning does not clip where training_step calls the optimizer itself
             raise UserError("expected no --trainer.gradient_clip_val; use --model.gradient_clip_val for the same")
+        if config.overfit_batches:  # Lightning would replace the sampler by one of single images
+            raise UserError(
+                "expected no --trainer.overfit_batches; use --trainer.limit_train_batches, which counts chunks"
+            )
+        if config.max_epochs == 0:
+            raise UserError("expected --max_epochs to be at least 1, got 0; use scripts/test.py to test a checkpoint")
         self._default_logger = config.logger in (None, True)
         if config.logger is False:
             self.save_config_callback = None  # there is no folder of the run's own to save it in

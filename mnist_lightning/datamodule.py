@@ -143,7 +143,7 @@ class MNISTDataModule(L.LightningDataModule):
         train, val = (indices.sort().values for indices in (order[count:], order[:count]))
         return Subset(dataset, train), Subset(dataset, val)  # type: ignore[arg-type]
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+    def train_dataloader(self) -> ResumableLoader:
         steps = getattr(self.trainer.lightning_module, "steps_per_execution", 1) if self.trainer else 1
         return self._loader(self.train_set, self.batch_size, steps, torch.initial_seed(), self.cut_every)
 
@@ -158,7 +158,10 @@ class MNISTDataModule(L.LightningDataModule):
     def steps_per_epoch(self) -> int:
         """Optimizer steps in the chunks that ``limit_train_batches`` leaves of an epoch."""
         assert self.trainer is not None
-        return self.train_sampler.cuts[int(self.trainer.num_training_batches)]
+        # a loader of its own: asking Lightning for its own before a checkpoint is restored would keep it at the start
+        cuts, limit = self.train_dataloader().sampler.cuts, self.trainer.limit_train_batches
+        chunks = len(cuts) - 1
+        return cuts[min(limit, chunks) if isinstance(limit, int) else int(limit * chunks)]
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]] | list[DataLoader[tuple[Tensor, ...]]]:
         return self._loader(self.val_set, self.eval_batch_size) if len(self.val_set) else []
@@ -168,7 +171,7 @@ class MNISTDataModule(L.LightningDataModule):
 
     def _loader(
         self, dataset: Images, batch_size: int, steps: int = 1, seed: int | None = None, cut_every: int = 0
-    ) -> DataLoader[tuple[Tensor, ...]]:
+    ) -> ResumableLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = BatchSampler(len(dataset), batch_size, steps, seed, rank, world_size, cut_every)
         # The sampler's batches index the tensors directly: nothing to collate, and nothing for a worker to do. The

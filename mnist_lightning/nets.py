@@ -89,8 +89,8 @@ class ConvNet(nn.Sequential):
         dropout: float = 0.0,
         channels: Sequence[int] = (32, 64, 64),
     ) -> None:
-        if not 1 <= len(channels) <= 6 or any(maps < 1 for maps in channels):
-            raise UserError(f"expected 1 to 6 convolutions of at least 1 channel, got {list(channels)}")
+        if not 1 <= len(channels) <= 5 or any(maps < 1 for maps in channels):
+            raise UserError(f"expected 1 to 5 convolutions of at least 1 channel, got {list(channels)}")
         layers: list[nn.Module] = []
         maps, side = 1, 28
         for number, width in enumerate(channels, 1):

@@ -14,12 +14,13 @@ from mnist_lightning.errors import UserError
 MESSAGES = (
     (r'Parser key "([\w.]+)":', r"--\1:"),
     (
-        r"Does not validate against any of the Union subtypes.*?Subtypes: \[(.*?)\].*Given value: (.*)",
+        r"Does not validate against any of the Union subtypes.*?Subtypes: \[(.*?)\]\s+Errors:.*Given value: (.*)",
         r"Expected \1. Got value: \2",
     ),
     (r"<class '(?:\w+\.)*(\w+)'>", r"\1"),
+    (r", NoneType", ""),  # none is what the default is, not what anybody types
     (r"Expected an? (?:typing\.)?Literal\[(.*?)\]", r"expected one of \1"),
-    (r"Expected a Sequence", "expected a list such as [256,128]"),
+    (r"Expected (?:a )?(?:collections\.abc\.)?Sequence(?:\[int\])?", r"expected a list such as [256,128]"),
     (r"Expected (?:an? )?(.*?)\. Got value: (.*)", r"expected \1, got \2; see --help"),
     (r"expected (.*?)\. Got value: (.*)", r"expected \1, got \2; see --help"),
 )

@@ -1,14 +1,18 @@
-"""The training step against a plain loop, the schedules, the metrics, and what is logged where."""
+"""The training step against a plain loop, the losses, the schedules, the metrics, and what is logged where."""
+
+import re
+from typing import get_args
 
 import lightning.pytorch as L
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import scalars
+from helpers import run_script, scalars
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from mnist_lightning.classifier import MNISTClassifier
+from mnist_lightning.classifier import MNISTClassifier, Scheduler
+from mnist_lightning.cli import MNISTCLI
 from mnist_lightning.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
 from mnist_lightning.nets import SimpleNet
@@ -220,3 +224,238 @@ def test_precision_is_the_trainers_business(dataset, precision):
 def test_values_that_cannot_be_are_refused(options):
     with pytest.raises(UserError, match=f"expected {next(iter(options))} to be"):
         MNISTClassifier(**options)
+
+
+DISTORTED = {"rotation": 10.0, "scale": 0.1, "shear": 0.1, "shift": 1.0, "elastic": 0.7}
+
+
+class ImageRecorder(L.Callback):
+    """Keeps every image that a net is shown, in order, by what it is shown for."""
+
+    def __init__(self):
+        self.shown = {"train": [], "val": [], "test": []}
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.shown["train"] += batch[0].clone().flatten(0, -4)  # chunks of batches, or batches
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        self.shown["val"] += batch[0].clone()
+
+    def on_test_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        self.shown["test"] += batch[0].clone()
+
+    def images(self, part):
+        return torch.stack(self.shown[part])
+
+
+def fit_and_record(folder, **options):
+    recorder = ImageRecorder()
+    module = fit(folder, trainer={"max_epochs": 2, "callbacks": [recorder]}, **options)
+    module.trainer.test(module, module.trainer.datamodule, verbose=False)
+    return module, recorder
+
+
+def test_images_are_distorted_to_train_on_and_left_alone_to_validate_and_test(dataset):
+    _, plain = fit_and_record(dataset)
+    module, recorder = fit_and_record(dataset, data=DISTORTED)
+    moved = (recorder.images("train") - plain.images("train")).abs().amax((1, 2, 3))
+    assert moved.min() > 0.1  # every image of both epochs
+    assert len(moved) == 2 * 550
+    data = module.trainer.datamodule
+    for part, images in (("val", data.val_set[torch.arange(50)][0]), ("test", data.test_set.tensors[0])):
+        expected = (images / 255).unsqueeze(1)
+        assert torch.equal(recorder.images(part), expected.repeat(len(recorder.shown[part]) // len(expected), 1, 1, 1))
+
+
+def test_every_epoch_distorts_an_image_anew(dataset):
+    everything = {"batch_size": 550, "shift": 3.0}
+    _, plain = fit_and_record(dataset, data={"batch_size": 550})
+    _, recorder = fit_and_record(dataset, data=everything)
+    place = {image.numpy().tobytes(): number for number, image in enumerate(plain.images("train")[:550])}
+    again = [place[image.numpy().tobytes()] for image in plain.images("train")[550:]]  # its place in the first epoch
+    first, second = recorder.images("train").split(550)
+    assert (second - first[again]).abs().amax((1, 2, 3)).min() > 0.01
+
+
+@pytest.mark.parametrize("steps", [8, 64])
+def test_distorted_images_and_what_they_teach_do_not_depend_on_the_chunks(dataset, steps):
+    one_by_one, first = fit_and_record(dataset, data=DISTORTED, steps_per_execution=1)
+    in_chunks, second = fit_and_record(dataset, data=DISTORTED, steps_per_execution=steps)
+    assert torch.equal(first.images("train"), second.images("train"))
+    assert same_weights(one_by_one.net, in_chunks.net)
+
+
+def test_the_same_seed_distorts_the_same_and_another_in_another_way(dataset):
+    runs = [fit_and_record(dataset, data=DISTORTED, seed=seed) for seed in (1, 1, 2)]
+    (a, first), (b, second), (c, other) = runs
+    assert torch.equal(first.images("train"), second.images("train"))
+    assert same_weights(a, b)
+    assert not torch.equal(first.images("train"), other.images("train"))
+    assert not same_weights(a, c)
+
+
+def test_distortions_leave_the_order_and_dropout_as_they_were(dataset):
+    class LabelRecorder(L.Callback):
+        def __init__(self):
+            self.labels, self.states = [], []
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            self.labels += batch[1].flatten().tolist()
+            self.states.append(torch.get_rng_state())  # dropout's next draw
+
+    recorders = LabelRecorder(), LabelRecorder()
+    for recorder, data in zip(recorders, ({}, DISTORTED), strict=True):
+        fit(dataset, data=data, dropout=0.2, trainer={"callbacks": [recorder]})
+    assert recorders[0].labels == recorders[1].labels
+    assert all(map(torch.equal, recorders[0].states, recorders[1].states))
+
+
+def squared_error(logits, labels):
+    """The mean squared distance of probabilities from the truth, by hand."""
+    return (logits.softmax(1) - torch.eye(10)[labels]).pow(2).sum(1).mean()
+
+
+def first_batch(module):
+    sampler = module.trainer.datamodule.train_sampler
+    sampler.set_epoch(0)
+    images, labels = module.trainer.datamodule.train_set[sampler.order()[: sampler.batch_size]]
+    return images.unsqueeze(1) / 255, labels
+
+
+LOSS_OPTIONS = [
+    ({"loss": "mse"}, squared_error, squared_error),
+    ({"label_smoothing": 0.2}, lambda *batch: F.cross_entropy(*batch, label_smoothing=0.2), F.cross_entropy),
+]
+
+
+@pytest.mark.parametrize(("options", "train_loss", "val_loss"), LOSS_OPTIONS, ids=["mse", "label smoothing"])
+def test_training_lowers_the_loss_it_was_told_and_validation_measures_without_smoothing(
+    dataset, tmp_path, options, train_loss, val_loss
+):
+    logger = TensorBoardLogger(tmp_path)
+    module = fit(dataset, logger=logger, trainer={"max_epochs": 3}, **options)
+    logged = scalars(logger.log_dir)
+    L.seed_everything(0)
+    images, labels = first_batch(module)
+    untrained = MNISTClassifier(**options)
+    assert logged["train/loss_step"][0][1] == pytest.approx(train_loss(untrained(images), labels).item(), rel=1e-5)
+    data = module.trainer.datamodule
+    images, labels = data.val_set[torch.arange(50)]
+    with torch.inference_mode():
+        expected = val_loss(module(images.unsqueeze(1) / 255), labels).item()
+    assert logged["val/loss"][-1][1] == pytest.approx(expected, rel=1e-5)
+    for name in ("train/loss", "val/loss"):
+        assert logged[name][-1][1] < 0.9 * logged[name][0][1]
+    module.trainer.test(module, data, verbose=False)
+    with torch.inference_mode():
+        expected = val_loss(module(data.test_set.tensors[0].unsqueeze(1) / 255), data.test_set.tensors[1]).item()
+    assert module.test_results["loss"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_label_smoothing_with_squared_error_is_refused():
+    with pytest.raises(UserError, match=r"label_smoothing to be 0 for mse, got 0\.1; .*--model\.label_smoothing"):
+        MNISTClassifier(loss="mse", label_smoothing=0.1)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0])
+def test_label_smoothing_that_cannot_be_is_refused(value):
+    with pytest.raises(UserError, match="expected label_smoothing to be from 0 to below 1"):
+        MNISTClassifier(label_smoothing=value)
+
+
+def one_cycle(steps, lr):
+    """The learning rate of each step, by PyTorch's own schedule."""
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, cycle_momentum=False)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
+@pytest.mark.parametrize("steps", [1, 4, 64])
+@pytest.mark.parametrize(
+    ("trainer", "total"), [({"max_epochs": 3}, 27), ({"max_epochs": 5, "max_steps": 12}, 12), ({"max_epochs": 1}, 9)]
+)
+def test_onecycle_changes_the_learning_rate_at_every_step_of_the_run(dataset, tmp_path, steps, trainer, total):
+    logger = TensorBoardLogger(tmp_path)
+    fit(dataset, logger=logger, trainer=trainer, scheduler="onecycle", lr=0.02, steps_per_execution=steps)
+    logged = scalars(logger.log_dir)["lr"]
+    assert [step for step, _ in logged] == list(range(1, total + 1))
+    assert [rate for _, rate in logged] == pytest.approx(one_cycle(total, 0.02), rel=1e-5)
+    assert max(rate for _, rate in logged) == pytest.approx(0.02, rel=0.1)
+
+
+def test_onecycle_ends_with_the_part_of_the_epochs_that_is_trained_on(dataset, tmp_path):
+    logger = TensorBoardLogger(tmp_path)
+    options = {"limit_train_batches": 2, "max_epochs": 2}  # two chunks of four steps, twice
+    fit(dataset, logger=logger, trainer=options, scheduler="onecycle", lr=0.02, steps_per_execution=4)
+    assert [rate for _, rate in scalars(logger.log_dir)["lr"]] == pytest.approx(one_cycle(16, 0.02), rel=1e-5)
+
+
+def test_onecycle_takes_the_steps_of_the_plain_loop(dataset):
+    chunks = [fit(dataset, scheduler="onecycle", steps_per_execution=steps) for steps in (1, 8)]
+    assert same_weights(*chunks)
+    assert not same_weights(chunks[0], fit(dataset, scheduler="none"))
+
+
+FOREVER = {"max_epochs": -1, "max_time": {"seconds": 20}}  # should it not be refused, it must not hang
+
+
+def test_onecycle_needs_an_end(dataset):
+    with pytest.raises(UserError, match="expected the onecycle schedule to have an end and steps; give --max_epochs"):
+        fit(dataset, scheduler="onecycle", trainer=FOREVER)
+
+
+def test_onecycle_ends_at_max_steps_where_no_epochs_are_given(dataset):
+    module = fit(dataset, scheduler="onecycle", trainer={**FOREVER, "max_steps": 12})
+    assert module.trainer.global_step == 12
+
+
+@pytest.mark.parametrize("scheduler", get_args(Scheduler))
+@pytest.mark.parametrize("net", ["simple", "lenet5", "convnet"])
+def test_every_net_trains_with_every_scheduler(dataset, scheduler, net):
+    module = fit(dataset, net=net, scheduler=scheduler)
+    assert module.trainer.global_step == 9
+    assert module.trainer.callback_metrics["train/loss"].isfinite()
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_convnets_statistics_do_not_depend_on_the_chunks(dataset, steps):
+    options = {"net": "convnet", "channels": [4, 4], "hidden": []}
+    assert same_weights(fit(dataset, **options, steps_per_execution=steps), fit(dataset, **options))
+
+
+@pytest.mark.parametrize("channels", [[4], [2] * 5])
+def test_batch_norm_takes_a_last_batch_of_one_image(dataset, channels):
+    module = fit(dataset, net="convnet", channels=channels, data={"batch_size": 61})  # 550 = 9 * 61 + 1
+    assert module.trainer.global_step == 10
+
+
+BAD_OPTIONS = [
+    (["--model.loss", "hinge"], "--model.loss: expected one of 'cross_entropy', 'mse', got hinge"),
+    (["--model.net", "resnet"], "--model.net: expected one of 'simple', 'lenet5', 'convnet', got resnet"),
+    (["--model.scheduler", "warm"], "--model.scheduler: expected one of 'step', .*, 'onecycle', 'none', got warm"),
+    (["--model.channels", "[4]"], "expected no channels for simple, .*; leave out --model.channels"),
+    (["--model.net", "convnet", "--model.channels", "4"], r"--model.channels: expected a list such as \[.*\], got 4"),
+    (["--model.loss", "mse", "--model.label_smoothing", "0.1"], "--model.label_smoothing"),
+    (["--data.elastic=-1"], "expected elastic to be from 0 to 28, got -1.0; change --data.elastic"),
+    (["--data.shift", "nan"], "--data.shift"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_OPTIONS)
+def test_options_that_cannot_be_are_refused_by_their_names(options, message):
+    with pytest.raises(UserError) as error:
+        MNISTCLI([*options, "--trainer.logger=false"])
+    assert re.search(message, " ".join(str(error.value).split()))
+
+
+@pytest.mark.parametrize("options", [["--model.loss", "hinge"], ["--model.net", "resnet"]], ids=" ".join)
+def test_an_unknown_name_on_the_command_line_ends_in_a_line(dataset, tmp_path, options):
+    result = run_script("train.py", "--data.data_dir", dataset, *options, cwd=tmp_path)
+    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
+    assert result.stderr.startswith(f"error: {options[0]}: expected one of ")
+    assert not list(tmp_path.iterdir())

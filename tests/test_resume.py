@@ -10,9 +10,14 @@ import subprocess
 import sys
 import time
 
+import lightning.pytorch as L
 import pytest
 import torch
 from helpers import ROOT, run_script, scalars, write_dataset
+
+from mnist_lightning import report
+from mnist_lightning.cli import MNISTCLI
+from mnist_lightning.errors import UserError
 
 OPTIONS = ("--data.batch_size=16", "--model.dropout=0.3", "--model.steps_per_execution=8", "--accelerator=cpu")
 OPTIONS += ("--model.hidden=[400,200]", "--model.step_size=20", "--checkpoint.every_n_steps=10")
@@ -67,6 +72,7 @@ def assert_same_run(first, second):
         assert steps == sorted(set(steps)), name
         assert one[name] == other[name], name
     results = [json.loads((run / "test" / "metrics.json").read_text()) for run in (first, second)]
+    assert min(result["training"].pop("seconds") for result in results) > 0
     assert results[0] == results[1]
 
 
@@ -154,6 +160,72 @@ def test_last_begins_from_the_start_when_there_is_nothing_of_this_experiment(dat
     assert len(list(tmp_path.glob("lightning_logs/*"))) == 2
 
 
+DISTORTED = ("--data.elastic=0.7", "--data.rotation=10", "--model.scheduler=onecycle")
+CONVNET = ("--model.net=convnet", "--model.channels=[4,4]", "--model.hidden=[16]")
+
+
+# what the scripts silence too: see quiet() in console.py
+ignoring_that_the_run_was_begun = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+
+
+class StopsItself(L.Callback):
+    """Has the process ask itself to stop, as a chunk begins: the same moment each time."""
+
+    def __init__(self, chunk):
+        self.left = chunk
+
+    def on_train_batch_start(self, *_):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def train_and_test(run, dataset, *options, stop=0):
+    """What train.py does, in this process: three epochs of nine chunks, on in its folder if there is one."""
+    cli = MNISTCLI([f"--data.data_dir={dataset}", *OPTIONS, "--max_epochs=3", *options])
+    cli.trainer.callbacks.append(StopsItself(stop))
+    cli.fit(run)
+    training = cli.training
+    report.write_json(cli.test() | {"training": training}, run / "test")
+
+
+@pytest.fixture(scope="module", params=[DISTORTED, CONVNET], ids=["distorted-onecycle", "batch norm"])
+def uninterrupted(request, dataset, tmp_path_factory):
+    """Options with more to remember, and the folder of a run with them that nothing happened to."""
+    run = tmp_path_factory.mktemp("uninterrupted") / "run"
+    train_and_test(run, dataset, *request.param)
+    return request.param, run
+
+
+@ignoring_that_the_run_was_begun
+@pytest.mark.parametrize("chunk", [1, 12, 18, 27])  # the first, one in an epoch, the last of an epoch and of the run
+def test_distortions_schedules_by_the_step_and_batch_norm_go_on_exactly_too(dataset, tmp_path, uninterrupted, chunk):
+    options, whole = uninterrupted
+    run = tmp_path / "run"
+    with pytest.raises(SystemExit, match="143"):
+        train_and_test(run, dataset, *options, stop=chunk)
+    assert state(run)["global_step"] == {1: 8, 12: 35 + 16, 18: 70, 27: 105}[chunk]
+    train_and_test(run, dataset, *options)
+    assert_same_run(whole, run)
+    assert scalars(run)["lr"] == scalars(whole)["lr"]
+
+
+@ignoring_that_the_run_was_begun
+def test_onecycle_cannot_go_on_for_another_number_of_epochs(dataset, tmp_path):
+    run = tmp_path / "lightning_logs" / "version_0"
+    with pytest.raises(SystemExit, match="143"):
+        train_and_test(run, dataset, *DISTORTED, stop=12)
+    before = (run / LAST).read_bytes()
+    with pytest.raises(UserError, match=r"the 105 optimizer steps .* got 70; .*--max_epochs"):
+        train_and_test(run, dataset, *DISTORTED, "--max_epochs=2")
+    options = (f"--data.data_dir={dataset}", *OPTIONS, *DISTORTED, "--max_epochs=4", "--ckpt_path=last")
+    result = run_script("train.py", *options, cwd=tmp_path)
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
+    assert "error: expected the 105 optimizer steps" in result.stderr
+    assert "got 140" in result.stderr
+    assert (run / LAST).read_bytes() == before
+
+
 def test_checkpoints_come_every_so_many_minutes_too(dataset, tmp_path):
     options = ("--checkpoint.every_n_minutes=1e-9", "--checkpoint.every_n_steps=0")
     process = start(tmp_path, dataset, "--max_epochs=1", "--model.steps_per_execution=5", *options)
@@ -231,9 +303,10 @@ def uneven(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("uneven") / "digits", train=601, test=101)
 
 
-def test_two_processes_train_and_test_like_one(uneven, tmp_path):
+@pytest.mark.parametrize("more", [(), DISTORTED], ids=["", "distorted-onecycle"])
+def test_two_processes_train_and_test_like_one(uneven, tmp_path, more):
     options = ("--data.data_dir", uneven, "--data.batch_size=17", "--data.eval_batch_size=10", "--accelerator=cpu")
-    options += ("--max_epochs=2", "--model.steps_per_execution=8")
+    options += ("--max_epochs=2", "--model.steps_per_execution=8", *more)
     for ddp in ((), DDP):
         result = run_script("train.py", *options, *ddp, cwd=tmp_path)
         assert (result.returncode, result.stderr) == (0, "")
