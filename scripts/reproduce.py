@@ -4,8 +4,9 @@ import json
 import os
 import shutil
 import statistics
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,7 +80,8 @@ def main() -> None:
     for row in ROWS:
         if not args.config or row.config in args.config:
             results[row.config] = reproduce(row, args.seeds or row.seeds, args.data_dir, args.output)
-            write([results[name] for name in known if name in results], args.output)
+            results = {name: results[name] for name in known if name in results}
+            write(list(results.values()), args.output)
     print(table(list(results.values())))
     print(f"\nwritten to {args.output / 'results.json'} and {args.output / 'results.md'}")
 
@@ -122,19 +124,30 @@ def train(config: str, seed: int, run: Path, data_dir: str | None, runs: int, ba
     result = run / "result.json"
     if not result.is_file():
         cli.trainer.callbacks.append(EpochCounter(bar, seed * epochs))  # type: ignore[attr-defined]  # set, but not declared
-        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        with stop_said(), Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
             cli.fit(run)
             training = cli.training
-            result.write_text(json.dumps({"accuracy": cli.test()["accuracy"], **training}, indent=2) + "\n")
+            write_whole(result, json.dumps({"accuracy": cli.test()["accuracy"], **training}, indent=2) + "\n")
     results: dict[str, Any] = json.loads(result.read_text())
     bar.update((seed + 1) * epochs - bar.n)
-    bar.set_postfix_str(f"  seed {seed}: error {1 - results['accuracy']:.2%}")
+    bar.set_postfix_str(f"seed {seed}: error {1 - results['accuracy']:.2%}")
     return results
+
+
+@contextmanager
+def stop_said() -> Iterator[None]:
+    """Says how to go on when Ctrl-C or SIGTERM stops a run."""
+    try:
+        yield
+    except SystemExit:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        raise
 
 
 def command_line(config: str, seed: int, data_dir: str | None) -> MNISTCLI:
     """What ``scripts/train.py --config`` makes of a configuration."""
-    data = ["--data.data_dir", data_dir] if data_dir else []
+    # never the offline sample, which the papers did not use
+    data = ["--data.data_dir", data_dir, "--data.source", "files"] if data_dir else ["--data.source", "download"]
     options = ["--seed_everything", str(seed), "--trainer.enable_progress_bar", "false"]
     return MNISTCLI(["--config", str(CONFIGS / f"{config}.yaml"), *options, *data])
 
@@ -151,21 +164,32 @@ class EpochCounter(L.Callback):
 
 def committee_error(paths: Sequence[Path], config: str, data_dir: str | None) -> float:
     """The test error of the members together, in percent."""
-    cli = command_line(config, 0, data_dir)
-    return 100 * (1 - float(evaluate(cli.trainer, load_committee(paths), cli.datamodule)["accuracy"]))
+    trainer = Trainer(devices=1, logger=False, enable_model_summary=False, enable_progress_bar=False)
+    data = command_line(config, 0, data_dir).datamodule
+    return 100 * (1 - float(evaluate(trainer, load_committee(paths), data)["accuracy"]))
 
 
 def read(output: Path) -> dict[str, dict[str, Any]]:
     """Returns the lines of an earlier results.json by their configuration."""
     path = output / "results.json"
-    return {row["config"]: row for row in json.loads(path.read_text())} if path.is_file() else {}
+    try:
+        return {row["config"]: row for row in json.loads(path.read_text())} if path.is_file() else {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: expected what this script wrote, but it is damaged; move it away") from error
 
 
 def write(results: Sequence[dict[str, Any]], output: Path) -> None:
     """Writes results.json and results.md."""
     output.mkdir(parents=True, exist_ok=True)
-    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    (output / "results.md").write_text(table(results) + "\n")
+    write_whole(output / "results.json", json.dumps(results, indent=2) + "\n")
+    write_whole(output / "results.md", table(results) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file beside its place and moves it there, so that being stopped leaves no half of one."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(text)
+    unfinished.replace(path)
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:

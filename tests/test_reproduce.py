@@ -1,0 +1,212 @@
+"""The table of published results: its figures are those of its runs, and what it was stopped in goes on."""
+
+import json
+import runpy
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT, run_script, write_dataset
+
+from mnist_lightning.checkpoints import load_classifier, load_committee
+from mnist_lightning.idx import read_idx, write_idx
+from mnist_lightning.sources import FILES
+
+REPRODUCE = runpy.run_path(str(ROOT / "scripts" / "reproduce.py"))
+KEYS = ["config", "published_error", "error_mean", "error_std", "seeds", "parameters", "epochs", "seconds", "source"]
+LAST = "checkpoints/last.ckpt"
+
+
+def hard(folder, train):
+    """A dataset whose test images are two digits laid over each other, so that each net errs in its own way."""
+    write_dataset(folder, train=train, test=1000)
+    images = read_idx(folder / FILES[2])
+    write_idx(folder / FILES[2], images // 2 + np.roll(images, 1, axis=0) // 2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """20,000 images to train on, so that a run of the fastest row can be stopped in the middle."""
+    return hard(tmp_path_factory.mktemp("hard") / "digits", 20_000)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    return hard(tmp_path_factory.mktemp("hard") / "few", 100)
+
+
+@pytest.fixture(scope="module")
+def done(digits, tmp_path_factory):
+    """The folder in which one row was reproduced with two seeds, and what was printed."""
+    cwd = tmp_path_factory.mktemp("done")
+    return cwd, ok(reproduce("linear", "--seeds", 2, "--data_dir", digits, cwd=cwd))
+
+
+def reproduce(*options, cwd):
+    return run_script("reproduce.py", *options, "--output", "out", cwd=cwd)
+
+
+def ok(result):
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stdout
+
+
+def refused(result, *words):
+    """Nothing but a line that says what is wrong (and the bar of a row that was begun)."""
+    assert result.returncode == 2, result.stdout + result.stderr
+    *bars, line = result.stderr.splitlines()
+    assert all("epochs" in bar for bar in bars if bar)
+    for word in ("error: ", *words):
+        assert word in line
+
+
+def rows(cwd):
+    return {row["config"]: row for row in json.loads((cwd / "out" / "results.json").read_text())}
+
+
+def weights(run):
+    return torch.load(run / LAST, weights_only=True)["state_dict"]
+
+
+@torch.inference_mode()
+def error(model, data):
+    """The share of test images, in percent, that a model gets wrong: by hand."""
+    images, labels = (torch.from_numpy(read_idx(data / name)) for name in FILES[2:])
+    return 100 * (model.eval()(images.unsqueeze(1) / 255).argmax(1) != labels).double().mean().item()
+
+
+def test_a_row_is_what_its_runs_reached(done, digits):
+    cwd, out = done
+    (row,) = rows(cwd).values()
+    assert list(row) == KEYS
+    runs = [cwd / "out" / "linear" / f"seed_{seed}" for seed in range(2)]
+    errors = [error(load_classifier(run / LAST), digits) for run in runs]
+    assert min(errors) > 0
+    assert row["error_mean"] == pytest.approx(statistics.mean(errors), abs=1e-3)
+    assert row["error_std"] == pytest.approx(statistics.stdev(errors), abs=1e-3)
+    assert (row["config"], row["published_error"], row["source"]) == ("linear", 12.0, "LeCun et al. 1998")
+    assert (row["seeds"], row["parameters"], row["epochs"]) == (2, 7_850, 10)
+    assert row["seconds"] >= 0
+    table = (cwd / "out" / "results.md").read_text()
+    assert (
+        f"| 12.00% | LeCun et al. 1998 | **{row['error_mean']:.2f}%** ± {row['error_std']:.2f} | 2 | 7,850 |" in table
+    )
+    assert out.startswith(table)
+
+
+def test_the_seeds_are_the_runs_seeds(done):
+    cwd, _ = done
+    runs = [cwd / "out" / "linear" / f"seed_{seed}" for seed in range(2)]
+    assert [json.loads((run / "environment.json").read_text())["seed"] for run in runs] == [0, 1]
+    first, second = map(weights, runs)
+    assert not torch.equal(first["net.1.weight"], second["net.1.weight"])
+
+
+def test_a_second_call_trains_nothing_and_says_the_same(done, digits):
+    cwd, out = done
+    files = [path for path in (cwd / "out" / "linear").rglob("*") if path.is_file()]
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+    assert any(path.name == "last.ckpt" for path in files)
+    table = (cwd / "out" / "results.json").read_text()
+    assert ok(reproduce("linear", "--seeds", 2, "--data_dir", digits, cwd=cwd)) == out
+    assert (cwd / "out" / "results.json").read_text() == table
+    assert {path for path in (cwd / "out" / "linear").rglob("*") if path.is_file()} == set(files)
+    assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def test_what_was_stopped_while_it_trained_goes_on_and_ends_the_same(done, digits, tmp_path):
+    options = ("linear", "--seeds", "2", "--data_dir", digits)
+    command = [sys.executable, ROOT / "scripts" / "reproduce.py", *options, "--output", "out"]
+    process = subprocess.Popen(list(map(str, command)), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    run = tmp_path / "out" / "linear" / "seed_0"
+    while not (run / LAST).exists() and process.poll() is None:  # its first epoch is over
+        time.sleep(0.001)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 143, error
+    assert b"Traceback" not in error
+    assert 0 < torch.load(run / LAST, weights_only=True)["global_step"] < 1570
+    assert not (tmp_path / "out" / "results.json").exists()
+    ok(reproduce(*options, cwd=tmp_path))
+    cwd, _ = done
+    for seed in range(2):
+        first, second = (weights(folder / "out" / "linear" / f"seed_{seed}") for folder in (cwd, tmp_path))
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+    whole, stopped = ({**rows(folder)["linear"], "seconds": None} for folder in (cwd, tmp_path))
+    assert whole == stopped
+
+
+def test_a_run_that_left_no_state_begins_anew(few, tmp_path):
+    (tmp_path / "out" / "linear" / "seed_0").mkdir(parents=True)
+    ok(reproduce("linear", "--seeds", 1, "--data_dir", few, cwd=tmp_path))
+    row = rows(tmp_path)["linear"]
+    assert (row["seeds"], row["error_std"]) == (1, None)
+    assert " ± " not in (tmp_path / "out" / "results.md").read_text()
+
+
+def test_a_committees_row_is_the_error_of_all_together_and_the_rows_before_stay_in_order(done, few, tmp_path):
+    shutil.copytree(done[0] / "out", tmp_path / "out")
+    before = rows(tmp_path)
+    later = {**before["linear"], "config": "convnet_fast"}  # as if another row had been reproduced too
+    (tmp_path / "out" / "results.json").write_text(json.dumps([*before.values(), later]))
+    out = ok(reproduce("mlp_800_committee", "--seeds", 2, "--data_dir", few, cwd=tmp_path))
+    results = rows(tmp_path)
+    assert list(results) == ["linear", "mlp_800_committee", "convnet_fast"]
+    assert (results["linear"], results["convnet_fast"]) == (before["linear"], later)
+    row = results["mlp_800_committee"]
+    checkpoints = [tmp_path / "out" / "mlp_800_committee" / f"seed_{seed}" / LAST for seed in range(2)]
+    assert row["error_mean"] == pytest.approx(error(load_committee(checkpoints), few), abs=1e-3)
+    assert (row["error_std"], row["seeds"], row["parameters"]) == (None, 2, 636_010)
+    table = (tmp_path / "out" / "results.md").read_text()
+    assert table == REPRODUCE["table"](list(results.values())) + "\n"
+    assert out.startswith(table)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["linear", "lenet6"], ["got lenet6", *(row.config for row in REPRODUCE["ROWS"])]),
+        (["linear", "--seeds", "0"], ["expected --seeds to be at least 1, got 0"]),
+    ],
+    ids=["row", "seeds"],
+)
+def test_options_that_cannot_be_end_in_a_line_and_leave_nothing(tmp_path, options, words):
+    result = reproduce(*options, cwd=tmp_path)
+    refused(result, *words)
+    assert len(result.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_a_run_with_other_settings_is_refused_and_left_alone(done, few):
+    cwd, _ = done
+    before = {path: path.read_bytes() for path in cwd.rglob("*") if path.is_file()}
+    refused(reproduce("linear", "--seeds", 1, "--data_dir", few, cwd=cwd), "out/linear/seed_0", "settings", "--output")
+    assert before == {path: path.read_bytes() for path in cwd.rglob("*") if path.is_file()}
+
+
+def test_a_table_that_cannot_be_read_ends_in_a_line(few, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").write_text('[{"config": "linear", ')
+    refused(reproduce("linear", "--seeds", 1, "--data_dir", few, cwd=tmp_path), "results.json")
+
+
+def test_the_readmes_table_is_that_of_the_results():
+    results = json.loads((ROOT / "configs" / "results.json").read_text())
+    done = [row["config"] for row in results]
+    rows = [row for row in REPRODUCE["ROWS"] if row.config in done]
+    assert done == [row.config for row in rows]
+    for row, known in zip(results, rows, strict=True):
+        assert list(row) == KEYS
+        assert (row["published_error"], row["source"], row["seeds"]) == (known.published, known.source, known.seeds)
+    readme = (ROOT / "README.md").read_text()
+    shown = readme.split("<!-- results -->")[1].split("<!-- /results -->")[0]
+    assert shown.strip() == REPRODUCE["table"](results)
