@@ -26,7 +26,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from mnist_lightning.datamodule import data_of
 from mnist_lightning.errors import UserError
 from mnist_lightning.evaluation import CLASSES, LOSSES, Evaluated, Loss, LossName, accuracy
-from mnist_lightning.nets import Activation, NetName, build, defaults
+from mnist_lightning.nets import Activation, NetName, build, sizes
 
 STEP_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
 
@@ -87,8 +87,7 @@ class MNISTClassifier(Evaluated):
         _check("steps_per_execution", steps_per_execution, steps_per_execution >= 1, "at least 1")
         _check("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "from 0 to below 1")
         _check("label_smoothing", label_smoothing, not label_smoothing or loss == "cross_entropy", f"0 for {loss}")
-        hidden = list(defaults(net)["hidden"] if hidden is None else hidden)
-        channels = defaults(net).get("channels") if channels is None else channels
+        hidden, channels = sizes(net, hidden, channels)
         self.save_hyperparameters()
         self.automatic_optimization = False  # training_step calls the optimizer itself, once for each mini-batch
         self.lr, self.weight_decay, self.gradient_clip_val = lr, weight_decay, gradient_clip_val

@@ -20,6 +20,7 @@ from mnist_lightning.dashboard import Dashboard
 from mnist_lightning.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
 from mnist_lightning.evaluation import Evaluated
+from mnist_lightning.nets import sizes
 from mnist_lightning.parser import HelpAll, Parser
 from mnist_lightning.runs import LAST, goes_on_in_its_run, last_checkpoint, new_run, run_of
 from mnist_lightning.saving import BestCheckpoint, LastCheckpoint, Stopped
@@ -69,6 +70,10 @@ class MNISTCLI(LightningCLI):
         )
         parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
         parser.add_lightning_class_args(Dashboard, "pictures")
+
+    def before_instantiate_classes(self) -> None:
+        model = self.config.model  # a run's config.yaml says the sizes that its net has
+        model.hidden, model.channels = sizes(model.net, model.hidden, model.channels)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init.trainer

@@ -130,6 +130,18 @@ def defaults(net: NetName) -> dict[str, Any]:
     return {name: parameter.default for name, parameter in inspect.signature(NETS[net]).parameters.items()}
 
 
+def sizes(
+    net: NetName, hidden: Sequence[int] | None, channels: Sequence[int] | None
+) -> tuple[list[int], list[int] | None]:
+    """Returns the sizes of a network: those given, or its own where they are None."""
+    own = defaults(net)
+    hidden, channels = (
+        own["hidden"] if hidden is None else hidden,
+        own.get("channels") if channels is None else channels,
+    )
+    return list(hidden), None if channels is None else list(channels)
+
+
 def build(net: NetName, **options: Any) -> nn.Sequential:
     """Builds a network by its name; options that are None are left to its own defaults.
 

