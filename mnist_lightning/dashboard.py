@@ -19,7 +19,8 @@ CHARTS = {
 }
 FIGURES = ("val/accuracy", "val/loss", "test/accuracy", "test/loss")
 DIGITS, COLUMNS = 25, 5  # TensorBoard shows a picture a third of a screen wide
-NEURONS = 128
+NEURONS = 64
+CELL = 30  # of a confusion matrix; small, as encoding a larger picture costs more than drawing it
 
 
 class Dashboard(L.Callback):
@@ -32,7 +33,7 @@ class Dashboard(L.Callback):
         UserError: A negative number.
     """
 
-    def __init__(self, every_n_epochs: int = 5) -> None:
+    def __init__(self, every_n_epochs: int = 10) -> None:
         if every_n_epochs < 0:
             raise UserError(
                 f"expected --pictures.every_n_epochs to be at least 0, got {every_n_epochs}; 0 draws nothing"
@@ -46,7 +47,7 @@ class Dashboard(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         for writer in _writers(trainer):
-            matrix = pictures.confusion_matrix(pl_module.val_confusion.cpu().numpy())
+            matrix = pictures.confusion_matrix(pl_module.val_confusion.cpu().numpy(), cell=CELL)
             _add(writer, "confusion matrix", matrix, trainer.global_step)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:

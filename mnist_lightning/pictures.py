@@ -19,7 +19,6 @@ History = Mapping[str, Points]
 
 SCALE = 3  # screen pixels for each pixel of a digit
 GAP = 8  # screen pixels between things
-CELL = 46  # of a confusion matrix
 
 
 @dataclass(frozen=True)
@@ -77,36 +76,37 @@ def digits(
     return picture
 
 
-def confusion_matrix(counts: Array, theme: Theme = LIGHT) -> Image.Image:
+def confusion_matrix(counts: Array, theme: Theme = LIGHT, cell: int = 46) -> Image.Image:
     """Draws a confusion matrix.
 
     Args:
         counts: Integers (10, 10), a row for each true digit, a column for each predicted one.
         theme: Its colours.
+        cell: Screen pixels of each count.
     """
-    classes, left, top = len(counts), 56, 56
-    picture = Image.new("RGB", (left + classes * CELL + GAP, top + classes * CELL + GAP), theme.paper)
+    classes, left, top, text = len(counts), 56, 56, font(max(11, cell // 3))
+    picture = Image.new("RGB", (left + classes * cell + GAP, top + classes * cell + GAP), theme.paper)
     draw = ImageDraw.Draw(picture)
-    draw.text((left + classes * CELL // 2, GAP), "predicted", theme.ink, font(14), anchor="mt")
+    draw.text((left + classes * cell // 2, GAP), "predicted", theme.ink, font(14), anchor="mt")
     draw.text((GAP, top - GAP), "true", theme.ink, font(14), anchor="ls")
     # the square root shows a single mistake among a thousand digits
     shares = np.sqrt(counts / np.maximum(counts.sum(1, keepdims=True), 1))
     for i in range(classes):
-        middle = i * CELL + CELL // 2
+        middle = i * cell + cell // 2
         draw.text((left - 2 * GAP, top + middle), str(i), theme.ink, font(16), anchor="rm")
         draw.text((left + middle, top - GAP), str(i), theme.ink, font(16), anchor="ms")
         for j in range(classes):
-            x, y = left + j * CELL, top + i * CELL
+            x, y = left + j * cell, top + i * cell
             share = float(shares[i, j]) if i == j else min(1.0, 4 * float(shares[i, j]))
             fill = theme.mix(theme.right if i == j else theme.wrong, share)
-            draw.rectangle((x, y, x + CELL - 2, y + CELL - 2), fill=fill)
+            draw.rectangle((x, y, x + cell - 2, y + cell - 2), fill=fill)
             if counts[i, j]:
                 ink = (255, 255, 255) if sum(fill) < 420 else (0, 0, 0)
-                draw.text((x + CELL // 2 - 1, y + CELL // 2 - 1), f"{counts[i, j]}", ink, font(14), anchor="mm")
+                draw.text((x + cell // 2 - 1, y + cell // 2 - 1), f"{counts[i, j]}", ink, text, anchor="mm")
     return picture
 
 
-def weights(kernels: Array, columns: int = 16, theme: Theme = LIGHT) -> Image.Image:
+def weights(kernels: Array, columns: int = 8, theme: Theme = LIGHT) -> Image.Image:
     """Draws the weights of each neuron, or kernel, of a first layer: orange above 0, blue below.
 
     Args:

@@ -18,7 +18,8 @@ EPOCHS, STEPS = 6, 8  # 512 training images in batches of 64
 def run(dataset, tmp_path_factory):
     """A run of six epochs through scripts/train.py."""
     cwd = tmp_path_factory.mktemp("run")
-    options = ("--data.data_dir", dataset, "--data.val_size", 88, "--max_epochs", EPOCHS, "--model.dropout", 0.1)
+    options = ("--data.data_dir", dataset, "--data.val_size", 88, "--max_epochs", EPOCHS)
+    options += ("--model.dropout", 0.1, "--pictures.every_n_epochs", 5)
     result = run_script("train.py", *options, cwd=cwd)
     assert result.returncode == 0, result.stderr
     return cwd / "lightning_logs" / "version_0"
