@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from mnist_lightning.errors import UserError
+from mnist_lightning.normalize import Normalize
 
 Activation = Literal["relu", "sigmoid", "tanh", "gelu"]
 NetName = Literal["simple", "lenet5", "convnet"]
@@ -142,8 +143,10 @@ def sizes(
     return list(hidden), None if channels is None else list(channels)
 
 
-def build(net: NetName, **options: Any) -> nn.Sequential:
-    """Builds a network by its name; options that are None are left to its own defaults.
+def build(net: NetName, deslant: bool = False, width: float = 0.0, **options: Any) -> nn.Sequential:
+    """Builds a network by its name, with a :class:`Normalize` before it if that has something to do.
+
+    Options that are None are left to the network's own defaults.
 
     Raises:
         UserError: An option that the network does not have, or a value that it cannot have.
@@ -151,4 +154,5 @@ def build(net: NetName, **options: Any) -> nn.Sequential:
     given = {name: value for name, value in options.items() if value is not None}
     for name in given.keys() - defaults(net).keys():
         raise UserError(f"expected no {name} for {net}, which has none, got {given[name]}; leave out --model.{name}")
-    return NETS[net](**given)
+    layers = NETS[net](**given)
+    return layers.insert(0, Normalize(deslant, width)) if deslant or width else layers

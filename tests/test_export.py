@@ -21,6 +21,7 @@ from mnist_lightning.sources import FILES, find
 
 NETS = {
     "simple": {"hidden": [16], "dropout": 0.5},
+    "normalized": {"hidden": [16], "deslant": True, "width": 4.5},
     "lenet5": {"net": "lenet5", "hidden": [16], "activation": "tanh"},
     "convnet": {"net": "convnet", "hidden": [16], "channels": [4, 4], "dropout": 0.5, "activation": "gelu"},
 }
