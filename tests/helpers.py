@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mnist_lightning.datamodule import MNISTDataModule
 from mnist_lightning.idx import write_idx
 from mnist_lightning.sources import FILES
 
@@ -32,6 +34,13 @@ def write_dataset(folder, train=600, test=100, seed=0, gz=False):
     for name, array in zip(FILES, arrays, strict=True):
         write_idx(folder / (f"{name}.gz" if gz else name), array)
     return folder
+
+
+def save_classifier(model, path):
+    """Writes a checkpoint of a classifier as it is, trained or not."""
+    checkpoint = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
+    torch.save({**checkpoint, "datamodule_hyper_parameters": dict(MNISTDataModule().hparams)}, path)
+    return path
 
 
 def run_script(name, *args, cwd, env=None, timeout=120):

@@ -1,0 +1,88 @@
+"""Files of pictures, and folders of them, and IDX files -> digits as a classifier takes them."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from mnist_lightning.augment import SIDE
+from mnist_lightning.errors import UserError
+from mnist_lightning.idx import GZIP_MAGIC, read_idx
+from mnist_lightning.prepare import LONGEST, prepare
+
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "PPM")  # no EPS, which would run Ghostscript
+IDX_MAGIC = b"\0\0"
+
+
+class Picture(NamedTuple):
+    """A digit of a file: uint8 (28, 28), or None where there is none; or what is wrong with the file."""
+
+    file: str
+    digit: NDArray[np.uint8] | None = None
+    error: str | None = None
+
+
+def read(paths: Sequence[str]) -> Iterator[Picture]:
+    """Reads files, and the pictures of folders and of the folders in them, in the order of their names.
+
+    An IDX file of images (N, 28, 28), uint8, gives N pictures, which are taken as they are: FILE[0], FILE[1], ...
+    """
+    for path in paths:
+        files = _pictures(Path(path)) if Path(path).is_dir() else [Path(path)]
+        if not files:
+            yield Picture(path, error=f"{path}: expected pictures in this folder ({', '.join(FORMATS)}), got none")
+        for file in files:
+            yield from _read_file(file)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    Image.init()
+    suffixes = {suffix for suffix, format in Image.registered_extensions().items() if format in FORMATS}
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in files if path.suffix.lower() in suffixes or "idx3-ubyte" in path.name)
+
+
+def _read_file(path: Path) -> Iterator[Picture]:
+    try:
+        with path.open("rb") as file:
+            magic = file.read(2)
+        if magic in (IDX_MAGIC, GZIP_MAGIC):
+            yield from (Picture(f"{path}[{index}]", digit) for index, digit in enumerate(_read_digits(path)))
+        else:
+            yield Picture(str(path), _read_picture(path))
+    except UserError as error:
+        yield Picture(str(path), error=str(error))
+    except OSError as error:
+        yield Picture(
+            str(path), error=f"cannot read {path}: {error.strerror or error}; check that it is there and whole"
+        )
+
+
+def _read_digits(path: Path) -> NDArray[np.uint8]:
+    digits = read_idx(path)
+    if digits.dtype != np.uint8 or digits.shape[1:] != (SIDE, SIDE):
+        raise UserError(
+            f"{path}: expected uint8 images of shape (N, {SIDE}, {SIDE}), got {digits.dtype} of shape {digits.shape}"
+        )
+    return digits
+
+
+def _read_picture(path: Path) -> NDArray[np.uint8] | None:
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
+            image.draft(None, (LONGEST, LONGEST))  # a JPEG of 12 megapixels is decoded at a quarter of its size
+            return prepare(image)
+    except UnidentifiedImageError as error:
+        raise UserError(
+            f"{path}: expected a picture ({', '.join(FORMATS)}) or an IDX file, got something else"
+        ) from error
+    except Exception as error:  # Pillow's readers raise whatever a damaged file makes them
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise UserError(
+            f"{path}: expected a whole picture, but it cannot be decoded ({error}); save it again"
+        ) from error

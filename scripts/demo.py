@@ -1,0 +1,31 @@
+"""Opens a page where one draws a digit and sees what a checkpoint's classifier makes of it."""
+
+import importlib.util
+
+from mnist_lightning.startup import importing
+
+with importing():
+    from mnist_lightning.checkpoints import load_classifier
+    from mnist_lightning.console import one_line_errors
+    from mnist_lightning.errors import UserError
+    from mnist_lightning.parser import Parser
+
+
+def main() -> None:
+    parser = Parser(description=__doc__, usage="%(prog)s CKPT [--port PORT]")
+    parser.add_argument("ckpt", help="A .ckpt file that scripts/train.py wrote.")
+    parser.add_argument("--port", type=int, default=7860, help="Port of 127.0.0.1 for the page; 0 takes a free one.")
+    args = parser.parse_args()
+    if not importlib.util.find_spec("gradio"):
+        raise UserError('the page needs gradio; run pip install -e ".[demo]"')
+    model = load_classifier(args.ckpt)
+    with importing():  # 2 s that a wrong path need not wait for
+        from mnist_lightning.demo import build, listen, serve
+    listener = listen(args.port)
+    print("draw at http://{}:{}  (Ctrl-C ends it)".format(*listener.getsockname()), flush=True)
+    serve(build(model), listener)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
