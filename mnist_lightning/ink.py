@@ -20,6 +20,7 @@ STEP = 30  # grey levels that its edge differs from what it lies on
 EVEN = 2  # grey levels: a border that differs no more from its median is paper in even light
 CONTRAST = 10  # grey levels that ink differs from paper, at the least
 NOISE = 5  # standard deviations of the paper's noise that it does
+DEVIATION = 1.4826  # of normal deviates, their standard deviation for a median of absolute values of 1
 # fractions of the picture
 BROADEST = 1 / 8, 1 / 3  # what is broader than a pen, or a marker, is shadow
 SMALLEST = 0.03  # what is smaller is a speck
@@ -100,16 +101,14 @@ def _on_uneven_paper(pixels: Float) -> Iterator[Digit]:
     A grey closing (dark ink) or opening (bright ink) broader than any stroke leaves the paper alone.
     """
     pixels = ndimage.gaussian_filter(pixels, (1, 1, 0))
-    for broadest in (round(max(pixels.shape) * share) for share in BROADEST):
+    for share in BROADEST:
+        broadest = max(3, round(share * max(pixels.shape)))
         for sign, without_ink in ((-1, ndimage.grey_closing), (1, ndimage.grey_opening)):
             paper = without_ink(pixels, (broadest, broadest, 1))
             light = 64 + paper  # in the shade, ink and noise differ less
             contrast = (sign * (pixels - paper) * (np.median(light) / light)).max(2)
             contrast -= np.median(contrast)
-            noise = 1.4826 * float(
-                np.median(abs(contrast))
-            )  # the median of normal deviates -> their standard deviation
-            faintest = max(CONTRAST, NOISE * noise)
+            faintest = max(CONTRAST, NOISE * DEVIATION * float(np.median(abs(contrast))))
             yield from _digits(contrast, sign * pixels, (faintest, 2 * faintest, 4 * faintest), whole=True)
 
 
@@ -127,7 +126,8 @@ def _digits(contrast: Float, pixels: Float, thresholds: Sequence[float], whole: 
         if strokes.any() and _stand_out(strokes, contrast, pixels):
             near = ndimage.binary_dilation(strokes, iterations=2) & (contrast > thresholds[0] / 2)
             ink = np.where(near, contrast / np.percentile(contrast[strokes], 95), 0).clip(0, 1)
-            yield Digit(float(contrast[strokes].sum() / width(strokes) ** 2), ink[box(near)])
+            prominence = contrast[strokes].sum() / width(strokes) ** 2  # long, strong and thin
+            yield Digit(float(prominence), ink[box(near)])
 
 
 def _strokes(mask: Mask, whole: bool) -> Mask:

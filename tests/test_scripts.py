@@ -59,6 +59,7 @@ def test_training_says_what_it_does_and_what_to_do_next(run):
     assert "epoch  2/2 |██████| 9/9" in out
     assert "tensorboard --logdir lightning_logs" in out
     assert "python scripts/test.py lightning_logs/version_0/checkpoints/best.ckpt" in out
+    assert "python scripts/predict.py lightning_logs/version_0/checkpoints/best.ckpt IMAGE" in out
     assert "Tip:" not in out
 
 
