@@ -45,8 +45,8 @@ class Normalize(nn.Module):
         if self.width:
             deviation = (xx - slant * xy).clamp_min(0).sqrt()
             across = (deviation / self.width).clamp(1 / self.stretch, self.stretch)
-        # an output pixel (u, v) takes its value from (x + across * (u - x) + slant * (v - y), v)
-        zero, one = torch.zeros_like(x), torch.ones_like(x)
-        transform = torch.stack([across, slant, x - across * x - slant * y, zero, one, zero], 1).view(-1, 2, 3)
-        grid = F.affine_grid(transform, list(images.shape), align_corners=False)
+        # the output pixel at (u, v) takes its value from (x + across * (u - x) + slant * (v - y), v)
+        u = (x - across * x - slant * y)[:, None, None] + across[:, None, None] * self.at
+        v = self.at[:, None].expand_as(ink)
+        grid = torch.stack([u + slant[:, None, None] * self.at[:, None], v], 3)
         return F.grid_sample(images, grid, align_corners=False)

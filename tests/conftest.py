@@ -10,6 +10,10 @@ from hypothesis import settings
 from mnist_lightning.classifier import MNISTClassifier
 from mnist_lightning.datamodule import MNISTDataModule
 
+# With a thread of its own for each core, every one of several PyTorch processes would wait for the others.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
 # An example that waits for a busy machine is not a wrong one.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
