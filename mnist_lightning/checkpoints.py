@@ -5,7 +5,6 @@ import os
 import pickle
 import zipfile
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from mnist_lightning.classifier import MNISTClassifier
 from mnist_lightning.committee import Committee
 from mnist_lightning.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
+from mnist_lightning.files import whole
 
 # Lightning's names in a checkpoint for the options of the model, those of the data, and the data's own state
 MODEL, DATA, STATE = "hyper_parameters", "datamodule_hyper_parameters", MNISTDataModule.__qualname__
@@ -164,16 +164,13 @@ class WholeFiles(TorchCheckpointIO):
             CheckpointError: It cannot be written: a full disk, a folder that is read-only or gone. An older one stays.
         """
         path = Path(path)
-        unfinished = path.with_name(f".{path.name}.unfinished")
         data = io.BytesIO()
         torch.save(checkpoint, data)
         try:
             path.parent.mkdir(exist_ok=True)
-            unfinished.write_bytes(data.getbuffer())
-            unfinished.replace(path)
+            with whole(path) as unfinished:
+                unfinished.write_bytes(data.getbuffer())
         except OSError as error:
-            with suppress(OSError):
-                unfinished.unlink()
             raise CheckpointError(
                 f"cannot write {path}: {error.strerror}; what was saved before is whole: make room, or the folder "
                 "writable, and go on with --ckpt_path last"

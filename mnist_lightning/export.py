@@ -10,7 +10,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -24,6 +24,7 @@ from mnist_lightning.augment import SIDE
 from mnist_lightning.checkpoints import load_classifier
 from mnist_lightning.datamodule import CLASSES, MNISTDataModule
 from mnist_lightning.errors import UserError
+from mnist_lightning.files import whole
 
 FormatName = Literal["onnx", "torchscript", "pt2"]
 InputName = Literal["uint8", "float"]
@@ -154,16 +155,12 @@ def _require(packages: Sequence[str], format: FormatName) -> None:
 
 @contextmanager
 def _whole(path: Path) -> Iterator[Path]:
-    """Gives a file beside the one asked for, and moves it over that one when all went well."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    """Says of a file that cannot be written what to do."""
     try:
-        yield unfinished
-        unfinished.replace(path)
+        with whole(path) as unfinished:
+            yield unfinished
     except OSError as error:
         raise ExportError(f"cannot write {path}: {error.strerror}; make room, or give another --output") from error
-    finally:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
 
 
 def _as(input: InputName, digits: NDArray[np.uint8]) -> Pixels:

@@ -15,6 +15,7 @@ from mnist_lightning.idx import GZIP_MAGIC, read_idx
 from mnist_lightning.prepare import LONGEST, prepare
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "PPM")  # no EPS, which would run Ghostscript
+KINDS = ", ".join(FORMATS)
 IDX_MAGIC = b"\0\0"
 
 
@@ -34,7 +35,7 @@ def read(paths: Sequence[str]) -> Iterator[Picture]:
     for path in paths:
         files = _pictures(Path(path)) if Path(path).is_dir() else [Path(path)]
         if not files:
-            yield Picture(path, error=f"{path}: expected pictures in this folder ({', '.join(FORMATS)}), got none")
+            yield Picture(path, error=f"{path}: expected pictures in this folder ({KINDS}), got none")
         for file in files:
             yield from _read_file(file)
 
@@ -77,9 +78,7 @@ def _read_picture(path: Path) -> NDArray[np.uint8] | None:
             image.draft(None, (LONGEST, LONGEST))  # a JPEG of 12 megapixels is decoded at a quarter of its size
             return prepare(image)
     except UnidentifiedImageError as error:
-        raise UserError(
-            f"{path}: expected a picture ({', '.join(FORMATS)}) or an IDX file, got something else"
-        ) from error
+        raise UserError(f"{path}: expected a picture ({KINDS}) or an IDX file, got something else") from error
     except Exception as error:  # Pillow's readers raise whatever a damaged file makes them
         if isinstance(error, OSError) and error.errno:
             raise

@@ -136,10 +136,8 @@ def sizes(
 ) -> tuple[list[int], list[int] | None]:
     """Returns the sizes of a network: those given, or its own where they are None."""
     own = defaults(net)
-    hidden, channels = (
-        own["hidden"] if hidden is None else hidden,
-        own.get("channels") if channels is None else channels,
-    )
+    hidden = own["hidden"] if hidden is None else hidden
+    channels = own.get("channels") if channels is None else channels
     return list(hidden), None if channels is None else list(channels)
 
 

@@ -13,11 +13,12 @@ with importing():
     import numpy as np
     from tqdm import tqdm
 
+    from mnist_lightning.augment import SIDE
     from mnist_lightning.checkpoints import load_classifier
     from mnist_lightning.console import one_line_errors
     from mnist_lightning.errors import UserError
     from mnist_lightning.evaluation import BATCH, Evaluated
-    from mnist_lightning.images import FORMATS, Picture, read
+    from mnist_lightning.images import KINDS, Picture, read
     from mnist_lightning.parser import Parser
 
 
@@ -40,7 +41,7 @@ class Answer(NamedTuple):
 def main() -> None:
     parser = Parser(description=__doc__, usage="%(prog)s CKPT IMAGE [IMAGE ...] [--json | --csv]")
     parser.add_argument("ckpt", help="A .ckpt file that scripts/train.py wrote.")
-    parser.add_argument("image", nargs="+", help=f"Pictures ({', '.join(FORMATS)}), folders of them, or IDX files.")
+    parser.add_argument("image", nargs="+", help=f"Pictures ({KINDS}), folders of them, or IDX files.")
     parser.add_argument("--json", action="store_true", help="Print a JSON list, for machines.")
     parser.add_argument("--csv", action="store_true", help="Print CSV, for tables.")
     args = parser.parse_args()
@@ -62,9 +63,8 @@ def answers(model: Evaluated, pictures: Iterable[Picture]) -> Iterator[Answer]:
     """What a model takes pictures for, many at a time."""
     pictures = iter(pictures)
     while chunk := list(islice(pictures, BATCH)):
-        digits = [picture.digit for picture in chunk if picture.digit is not None]
-        _, probabilities = model.predict(np.stack(digits)) if digits else (None, np.empty((0, 10)))
-        rows = iter(probabilities)
+        digits = np.array([picture.digit for picture in chunk if picture.digit is not None], np.uint8)
+        rows = iter(model.predict(digits.reshape(-1, SIDE, SIDE))[1])
         for picture in chunk:
             if picture.digit is None:
                 yield Answer(picture.file, error=picture.error)
