@@ -182,7 +182,7 @@ def _panel(title: str, lines: Mapping[str, Points], size: tuple[int, int], theme
     below = 0.0
     for level, part, value in names:
         below = max(level, below + 18)  # two names at one height would hide each other
-        draw.text((right + GAP, below), f"{part} {value:.4g}", colours[part], font(14), anchor="lm")
+        draw.text((right + GAP, below), f"{part} {round(value, 4):.4g}", colours[part], font(14), anchor="lm")
     return panel
 
 
