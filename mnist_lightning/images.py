@@ -1,5 +1,6 @@
 """Files of pictures, and folders of them, and IDX files -> digits as a classifier takes them."""
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from mnist_lightning.prepare import LONGEST, prepare
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "PPM")  # no EPS, which would run Ghostscript
 KINDS = ", ".join(FORMATS)
-IDX_MAGIC = b"\0\0"
+IDX = re.compile(rb"\0\0[^\0]|" + re.escape(GZIP_MAGIC))  # an AVIF begins with three zeros
 
 
 class Picture(NamedTuple):
@@ -50,8 +51,8 @@ def _pictures(folder: Path) -> list[Path]:
 def _read_file(path: Path) -> Iterator[Picture]:
     try:
         with path.open("rb") as file:
-            magic = file.read(2)
-        if magic in (IDX_MAGIC, GZIP_MAGIC):
+            start = file.read(3)
+        if IDX.match(start):
             yield from (Picture(f"{path}[{index}]", digit) for index, digit in enumerate(_read_digits(path)))
         else:
             yield Picture(str(path), _read_picture(path))
@@ -69,6 +70,8 @@ def _read_digits(path: Path) -> NDArray[np.uint8]:
         raise UserError(
             f"{path}: expected uint8 images of shape (N, {SIDE}, {SIDE}), got {digits.dtype} of shape {digits.shape}"
         )
+    if not len(digits):
+        raise UserError(f"{path}: expected images, got none; give another file")
     return digits
 
 

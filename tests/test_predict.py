@@ -69,25 +69,31 @@ def test_json_and_csv_say_the_same_for_machines(folder, reader):
 
 
 def test_a_bad_file_is_a_line_and_the_others_are_answered(folder):
-    result = predict(folder, "half.png", "text.png", "missing.png", "labels.gz", "empty", "pictures/7.png")
+    write_idx(folder / "none", np.zeros((0, 28, 28), np.uint8))
+    bad = ("half.png", "text.png", "missing.png", "labels.gz", "empty", "none")
+    result = predict(folder, *bad, "pictures/7.png")
     assert result.returncode == 1
     assert [line.split()[:2] for line in result.stdout.splitlines()[1:]] == [["pictures/7.png", "7"]]
-    half, text, missing, labels, empty = result.stderr.splitlines()
+    half, text, missing, labels, empty, none = result.stderr.splitlines()
     assert "half.png: expected a whole picture" in half
     assert "text.png: expected a picture (PNG, JPEG" in text
     assert "missing.png: No such file" in missing
     assert "labels.gz: expected uint8 images of shape (N, 28, 28), got uint8 of shape (3,)" in labels
     assert "empty: expected pictures in this folder" in empty
+    assert "none: expected images, got none" in none
+    assert predict(folder, "none").returncode == 1
     told = json.loads(predict(folder, "text.png", "pictures/7.png", "--json").stdout)
     assert told[0] == {"file": "text.png", **NONE, "error": text.removeprefix("error: ")}
     assert told[1]["digit"] == 7
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "tif", "webp", "ppm"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "tif", "webp", "avif", "ppm"])
 def test_no_damage_to_a_file_ends_in_a_traceback(folder, suffix, tmp_path):
     from mnist_lightning.images import read
 
     draw(3, size=(40, 40), height=30, pen=4, place=(10, 5)).save(tmp_path / f"whole.{suffix}")
+    (good,) = read([str(tmp_path / f"whole.{suffix}")])
+    assert good.digit.max() > 200
     whole = np.frombuffer((tmp_path / f"whole.{suffix}").read_bytes(), np.uint8)
     random = np.random.default_rng(0)
     for number in range(60):
