@@ -44,10 +44,10 @@ def prepare(image: Image.Image) -> NDArray[np.uint8] | None:
 
 def _pixels(image: Image.Image) -> Float:
     """The picture upright, opaque and shrunk: grey levels (H, W, channels) from 0 to 255."""
+    image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":  # 16 or 32 bits, which have no white of their own
         values = np.nan_to_num(np.asarray(image, np.float32), posinf=0).clip(0)
         image = Image.fromarray((values * (255 / max(1e-9, float(values.max())))).astype(np.uint8))
-    image = ImageOps.exif_transpose(image)
     see_through = image.has_transparency_data
     image = image.convert("RGBA" if see_through else "L" if image.mode in ("1", "L") else "RGB")
     image = image.reduce(max(1, round(max(image.size) / LONGEST)))

@@ -28,9 +28,9 @@ def with_16_bits(digit):
     return Image.fromarray(np.asarray(draw(digit)).astype(np.uint16) * 200)
 
 
-def sideways_with_a_note(digit):
+def sideways_with_a_note(digit, make=draw):
     """As phones save pictures: turned, with a note in the file how to turn them back."""
-    image = draw(digit).rotate(90, expand=True)
+    image = make(digit).transpose(Image.Transpose.ROTATE_90)
     image.getexif()[0x0112] = 6
     return image
 
@@ -50,6 +50,7 @@ PICTURES = {
     "on nothing": on_nothing,
     "a sticker": on_a_sticker,
     "turned back": sideways_with_a_note,
+    "turned back, 16 bits": lambda digit: sideways_with_a_note(digit, with_16_bits),
     "a photograph": lambda digit: photograph(digit, 500 + digit),
     "another photograph": lambda digit: photograph(digit, 400 + digit, pen=2),
 }
