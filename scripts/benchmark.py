@@ -27,7 +27,6 @@ with importing():
     from mnist_lightning.sources import DEFAULT_DATA_DIR, FILES, find
 
 SCRIPTS = Path(__file__).resolve().parent
-FLOOR = "bare loop, fused Adam (the floor)"
 GROWTH = 8
 BELIEVABLE = 0.25  # spread of the floor, (max - min) / median, above which the machine is too noisy
 
@@ -54,15 +53,16 @@ def measure(data: MNISTDataModule, repeats: int, scratch: Path) -> dict[str, Any
     """Runs everything once to warm up, then ``repeats`` times in turn."""
     trainings = {name: (run, data) for name, run in competitors.available(data).items()}
     trainings[f"ours, {GROWTH} times the data"] = (competitors.ours, grown(data, scratch / "grown"))
+    folder = data.folder.resolve()  # the processes run in the scratch folder
     processes = {
         "train.py, 3 epochs and test": [
             "train.py",
             "--data.data_dir",
-            data.folder,
+            folder,
             "--data.source=files",
             "--max_epochs=3",
         ],
-        "the guide's script, the same": ["guide.py", data.folder, "3"],
+        "the guide's script, the same": ["guide.py", folder, "3"],
     }
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in (*trainings, *processes)}
     for counted in tqdm([False] + [True] * repeats, desc="rounds"):
@@ -120,7 +120,7 @@ def ratio(runs: list[dict[str, float]], others: list[dict[str, float]], key: str
 def table(results: dict[str, Any]) -> str:
     """Returns the figures as Markdown tables."""
     epochs, processes, images = results["epochs"], results["processes"], results["images"]
-    ours, floor = epochs["ours"], epochs[FLOOR]
+    ours, floor = epochs["ours"], epochs[competitors.FLOOR]
     lines = [
         f"{results['machine']}, {images:,} training images of {results['dataset']}, medians of {len(ours)}",
         "",

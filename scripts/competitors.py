@@ -29,6 +29,7 @@ if HAVE_KERAS:
 if HAVE_SKLEARN:
     from sklearn.neural_network import MLPClassifier
 
+FLOOR = "bare loop, fused Adam (the floor)"
 EPOCHS = 3
 BATCH = 64
 
@@ -153,7 +154,7 @@ def scikit_learn(data: MNISTDataModule) -> Run:
 def available(data: MNISTDataModule) -> dict[str, Callable[[MNISTDataModule], Run]]:
     """Every competitor that is installed, by the name it has in the table."""
     runs: dict[str, Callable[[MNISTDataModule], Run]] = {
-        "bare loop, fused Adam (the floor)": bare_loop,
+        FLOOR: bare_loop,
         "the guide's loop": guides_loop,
         "the usual Lightning recipe": usual_lightning,
         "ours": ours,
