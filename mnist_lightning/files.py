@@ -19,3 +19,13 @@ def whole(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Writes a file, whole.
+
+    Raises:
+        OSError: It cannot be written; an older one stays.
+    """
+    with whole(path) as unfinished:
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from mnist_lightning import pictures
+from mnist_lightning import files, pictures
 from mnist_lightning.datamodule import ImageDataset
 from mnist_lightning.evaluation import Evaluated
 from mnist_lightning.pictures import DARK, LIGHT, History, Theme
@@ -84,7 +84,7 @@ def write_json(results: Mapping[str, Any], folder: Path) -> Path:
     """Writes ``metrics.json`` into a folder, made if need be, and returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "metrics.json"
-    path.write_text(json.dumps(results, indent=2) + "\n")
+    files.write(path, json.dumps(results, indent=2) + "\n")
     return path
 
 
@@ -122,7 +122,7 @@ def write(
     light, dark = draw(LIGHT), draw(DARK)
     write_json(results, folder)
     for name, picture in light.items():
-        picture.save(folder / f"{name}.png")
+        files.write(folder / f"{name}.png", _png(picture))
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("mnist_lightning", ""),
         autoescape=True,  # a checkpoint's options may be a stranger's
@@ -138,12 +138,16 @@ def write(
         options={name: value for name, value in model.hparams.items() if value is not None},
     )
     path = folder / "report.html"
-    path.write_text(page)
+    files.write(path, page)
     return path
+
+
+def _png(picture: Image.Image) -> bytes:
+    data = io.BytesIO()
+    picture.save(data, "PNG")
+    return data.getvalue()
 
 
 def _data_url(picture: Image.Image) -> str:
     """A picture as a part of the page itself, so that it can be forwarded as one file."""
-    png = io.BytesIO()
-    picture.save(png, "PNG")
-    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+    return "data:image/png;base64," + base64.b64encode(_png(picture)).decode()
