@@ -43,7 +43,8 @@ class Dashboard(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         for writer in _writers(trainer):
             writer.add_custom_scalars(CHARTS)
-            writer.add_graph(pl_module.net, torch.zeros(1, 1, SIDE, SIDE, device=pl_module.device))
+            blank = torch.zeros(1, 1, SIDE, SIDE, device=pl_module.device, dtype=pl_module.dtype)
+            writer.add_graph(pl_module.net, blank)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         for writer in _writers(trainer):
@@ -71,7 +72,7 @@ class Dashboard(L.Callback):
 
     def _draw(self, trainer: L.Trainer, pl_module: Any) -> None:
         for writer in _writers(trainer):
-            first = next(pl_module.net.parameters()).detach()[:NEURONS].flatten(1).cpu().numpy()
+            first = next(pl_module.net.parameters()).detach()[:NEURONS].flatten(1).float().cpu().numpy()
             side = round(first.shape[1] ** 0.5)
             _add(writer, "first layer", pictures.weights(first.reshape(-1, side, side)), trainer.global_step)
             data = data_of(trainer)

@@ -93,6 +93,16 @@ def test_nothing_is_drawn_without_a_logger(dataset, tmp_path):
     result = run_script("train.py", *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert not list(tmp_path.rglob("events.*"))
+    assert "config.yaml" not in result.stdout  # nothing wrote one
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_any_precision_is_drawn(dataset, tmp_path, precision):
+    options = ("--data.data_dir", dataset, "--max_epochs", 1, "--trainer.precision", precision)
+    result = run_script("train.py", *options, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    events = EventAccumulator(str(tmp_path / "lightning_logs" / "version_0")).Reload()
+    assert {"first layer", "confusion matrix"} < set(events.Tags()["images"])
 
 
 def test_pictures_can_be_switched_off(dataset, tmp_path):
