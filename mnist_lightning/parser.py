@@ -6,9 +6,12 @@ import re
 from typing import Any, NoReturn
 
 from jsonargparse import DefaultHelpFormatter
+from jsonargparse.typing import restricted_number_type
 from lightning.pytorch.cli import LightningArgumentParser
 
 from mnist_lightning.errors import UserError
+
+Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy's generator takes
 
 # jsonargparse's way of saying things -> ours: expected this, got that
 MESSAGES = (
@@ -18,6 +21,7 @@ MESSAGES = (
         r"Expected \1. Got value: \2",
     ),
     (r"<class '(?:\w+\.)*(\w+)'>", r"\1"),
+    (r"Not of type \w+: (\S+) does not .* v>=(\S+) and v<(\S+)", r"expected from \2 to below \3, got \1; see --help"),
     (r", NoneType", ""),  # none is what the default is, not what anybody types
     (r"Expected an? (?:typing\.)?Literal\[(.*?)\]", r"expected one of \1"),
     (r"Expected (?:a )?(?:collections\.abc\.)?Sequence(?:\[int\])?", r"expected a list such as [256,128]"),

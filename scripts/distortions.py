@@ -11,7 +11,7 @@ with importing():
     from mnist_lightning.augment import Distortion
     from mnist_lightning.console import one_line_errors
     from mnist_lightning.datamodule import MNISTDataModule
-    from mnist_lightning.parser import Parser
+    from mnist_lightning.parser import Parser, Seed
     from mnist_lightning.pictures import digits
     from mnist_lightning.sampling import seeded
     from mnist_lightning.sources import DEFAULT_DATA_DIR
@@ -21,18 +21,18 @@ COLUMNS = 10
 
 def main() -> None:
     parser = Parser(description=__doc__, usage="%(prog)s [--OPTION VALUE ...]")
-    parser.add_class_arguments(Distortion)
-    parser.set_defaults(rotation=10.0, scale=0.1, shear=0.1, shift=1.5, elastic=0.7)
-    parser.add_argument("--seed", type=int, default=0, help="Seed of the distortions.")
+    parser.add_class_arguments(Distortion, "data")  # the flags that train.py takes
+    strongest = {"rotation": 10.0, "scale": 0.1, "shear": 0.1, "shift": 1.5, "elastic": 0.7}
+    parser.set_defaults({f"data.{name}": value for name, value in strongest.items()})
+    parser.add_argument("--seed", type=Seed, default=0, help="Seed of the distortions.")
     parser.add_argument("--data_dir", type=str, default=DEFAULT_DATA_DIR, help="Folder of the four IDX files.")
     parser.add_argument("--output", type=Path, default=Path("distortions.png"), help="The picture to write.")
     args = parser.parse_args()
-    strengths = {name: getattr(args, name) for name in asdict(Distortion())}
-    everything = Distortion(**strengths)
+    everything = Distortion(**args.data)
     nothing = Distortion(smoothness=everything.smoothness)
     kinds = {"as they are": nothing} | {
         f"{name} {value:g}": replace(nothing, **{name: value})
-        for name, value in strengths.items()
+        for name, value in asdict(everything).items()
         if name != "smoothness"
     }
     data = MNISTDataModule(args.data_dir)
@@ -42,7 +42,7 @@ def main() -> None:
     generator = seeded(args.seed)
     rows = [kind(images, kind.draw(COLUMNS, generator)) for kind in [*kinds.values(), everything, everything]]
     pixels = (255 * torch.cat(rows)[:, 0]).round().byte().numpy()
-    digits(pixels, columns=COLUMNS, labels=[*kinds, "all", "all, once more"]).save(args.output)
+    digits(pixels, columns=COLUMNS, labels=[*kinds, "all", "all, once more"]).save(args.output, "PNG")
     print(f"written to {args.output}")
 
 
