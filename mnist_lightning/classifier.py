@@ -24,9 +24,9 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from mnist_lightning.augment import SIDE
-from mnist_lightning.datamodule import data_of
+from mnist_lightning.datamodule import CLASSES, data_of
 from mnist_lightning.errors import UserError
-from mnist_lightning.evaluation import CLASSES, LOSSES, Evaluated, Loss, LossName, accuracy
+from mnist_lightning.evaluation import LOSSES, Evaluated, Loss, LossName, accuracy
 from mnist_lightning.nets import Activation, NetName, build, sizes
 
 STEP_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
@@ -129,12 +129,19 @@ class MNISTClassifier(Evaluated):
         schedulers: dict[str, Callable[[], LRScheduler]] = {
             "step": lambda: StepLR(optimizer, self.step_size, self.gamma),
             "plateau": lambda: ReduceLROnPlateau(optimizer, factor=self.gamma, patience=self.step_size - 1),
-            "cosine": lambda: CosineAnnealingLR(optimizer, self.trainer.max_epochs or 1),
+            "cosine": lambda: CosineAnnealingLR(optimizer, self._epochs()),
             "onecycle": lambda: OneCycleLR(optimizer, self.lr, self._total_steps(), cycle_momentum=False),
         }
         if self.scheduler == "none":
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": schedulers[self.scheduler]()}
+
+    def _epochs(self) -> int:
+        """Epochs in the whole run."""
+        epochs = self.trainer.max_epochs or 0
+        if epochs < 1:
+            raise UserError("expected the cosine schedule to have an end; give --max_epochs above 0")
+        return epochs
 
     def _total_steps(self) -> int:
         """Optimizer steps in the whole run."""
@@ -154,6 +161,13 @@ class MNISTClassifier(Evaluated):
                 f"expected the {scheduler.total_steps:,} optimizer steps of the checkpoint's onecycle schedule, got "
                 f"{self._total_steps():,}; give the same --max_epochs and data, or begin anew"
             )
+        if isinstance(scheduler, CosineAnnealingLR) and scheduler.T_max != self._epochs():
+            raise UserError(
+                f"expected the {scheduler.T_max:,} epochs of the checkpoint's cosine schedule, got {self._epochs():,}; "
+                "give the same --max_epochs, or begin anew"
+            )
+        if self.scheduler == "plateau" and self.trainer.check_val_every_n_epoch != 1:
+            raise UserError("expected a validation after each epoch for the plateau scheduler, got fewer")
         if self.scheduler == "plateau" and not sum(self.trainer.num_val_batches):
             raise UserError("expected validation images for the plateau scheduler, got none; raise --data.val_size")
 

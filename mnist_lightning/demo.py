@@ -15,8 +15,9 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 from PIL import Image
 
+from mnist_lightning.datamodule import CLASSES
 from mnist_lightning.errors import UserError
-from mnist_lightning.evaluation import CLASSES, Evaluated
+from mnist_lightning.evaluation import Evaluated
 from mnist_lightning.prepare import prepare
 
 HOST = "127.0.0.1"

@@ -19,9 +19,9 @@ from torchmetrics.classification import (
 )
 
 from mnist_lightning.augment import SIDE
+from mnist_lightning.datamodule import CLASSES
 from mnist_lightning.errors import UserError
 
-CLASSES = 10
 BATCH = 1000  # images at a time, to predict
 
 LossName = Literal["cross_entropy", "mse"]

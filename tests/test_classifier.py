@@ -202,6 +202,13 @@ def test_training_on_everything_needs_no_validation(dataset):
 def test_plateau_without_validation_is_refused(dataset):
     with pytest.raises(UserError, match="plateau"):
         fit(dataset, data={"val_size": 0}, scheduler="plateau")
+    with pytest.raises(UserError, match="a validation after each epoch"):
+        fit(dataset, trainer={"check_val_every_n_epoch": 2}, scheduler="plateau")
+
+
+def test_cosine_without_an_end_is_refused(dataset):
+    with pytest.raises(UserError, match="cosine schedule to have an end"):
+        fit(dataset, trainer={"max_epochs": -1, "max_steps": 4}, scheduler="cosine")
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
