@@ -1,4 +1,4 @@
-"""What hangs on a run: the lines it begins with, the record of where it ran, and the progress bar."""
+"""What hangs on a run: the lines it begins with, the records of its options and its place, and the progress bar."""
 
 import json
 import platform
@@ -11,8 +11,10 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import SaveConfigCallback
 from tqdm import tqdm
 
+from mnist_lightning import files
 from mnist_lightning.datamodule import data_of
 
 
@@ -31,6 +33,16 @@ class RunHeader(L.Callback):
                 f"device  {pl_module.device}, {trainer.world_size} process{'es' * (trainer.world_size > 1)}\n"
                 f"logs    {log_dir}\n"
             )
+
+
+class RunConfig(SaveConfigCallback):
+    """Writes ``config.yaml``, every option of the run; when it goes on, those it goes on with, say for more epochs."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        log_dir = trainer.log_dir
+        if stage == "fit" and trainer.is_global_zero and log_dir:
+            Path(log_dir).mkdir(parents=True, exist_ok=True)
+            files.write(Path(log_dir, "config.yaml"), self.parser.dump(self.config, skip_none=False))
 
 
 class RunRecord(L.Callback):
@@ -53,7 +65,7 @@ class RunRecord(L.Callback):
                 "dataset_sha256": data_of(trainer).sha256,
                 "git_commit": _git_commit(),
             }
-            Path(log_dir, "environment.json").write_text(json.dumps(record, indent=2) + "\n")
+            files.write(Path(log_dir, "environment.json"), json.dumps(record, indent=2) + "\n")
 
 
 def _git_commit() -> str | None:

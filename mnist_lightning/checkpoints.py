@@ -4,35 +4,48 @@ import io
 import os
 import pickle
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
+from mnist_lightning import files
 from mnist_lightning.classifier import MNISTClassifier
 from mnist_lightning.committee import Committee
 from mnist_lightning.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import whole
+from mnist_lightning.sources import sample_dir
 
 # Lightning's names in a checkpoint for the options of the model, those of the data, and the data's own state
 MODEL, DATA, STATE = "hyper_parameters", "datamodule_hyper_parameters", MNISTDataModule.__qualname__
-RESUMES = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step", "epoch")
+RESUMES = {
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "loops": dict,
+    "callbacks": dict,
+    "global_step": int,
+    "epoch": int,
+    "rng_state": Tensor,
+}
+# options of the model that the optimizer's and the schedule's states hold
+RESTORED = ("lr", "weight_decay", "scheduler", "step_size", "gamma")
 
 
 class CheckpointError(UserError):
     """A file is not a checkpoint of this project."""
 
 
-def read_checkpoint(path: str | os.PathLike[str], needs: Sequence[str] = ()) -> dict[str, Any]:
+def read_checkpoint(path: str | os.PathLike[str], needs: Mapping[str, type] = MappingProxyType({})) -> dict[str, Any]:
     """Reads a checkpoint's contents onto the CPU. Nothing in it can run code.
 
     Args:
         path: A file that scripts/train.py wrote, or that somebody says it did.
-        needs: Parts it must have besides weights and hyperparameters.
+        needs: Parts it must have besides weights and hyperparameters, and their types.
 
     Raises:
         CheckpointError: The file is missing, damaged, not a checkpoint of this project, or holds more than data.
@@ -50,8 +63,8 @@ def read_checkpoint(path: str | os.PathLike[str], needs: Sequence[str] = ()) -> 
         ) from error
     except Exception as error:  # a stranger's bytes: there is no end to what torch.load raises at them
         raise CheckpointError(f"{path}: expected a checkpoint, but it is damaged; give another file") from error
-    for key in ("state_dict", MODEL, DATA, *needs):
-        if not isinstance(checkpoint, dict) or key not in checkpoint:
+    for key, kind in {"state_dict": dict, MODEL: dict, DATA: dict, **needs}.items():
+        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(key), kind):
             raise CheckpointError(f"{path}: expected a checkpoint of this project, but it has no {key}; give another")
     return checkpoint
 
@@ -80,8 +93,7 @@ def load_committee(paths: Sequence[str | os.PathLike[str]]) -> Committee:
     """
     identities = []
     for path in paths:
-        state = read_checkpoint(path, needs=[STATE])[STATE]
-        identity = state.get("sha256") if isinstance(state, dict) else None
+        identity = read_checkpoint(path, needs={STATE: dict})[STATE].get("sha256")
         if not isinstance(identity, str):
             raise CheckpointError(f"{path}: expected a checkpoint that says what data it was trained on; give another")
         identities.append(identity)
@@ -108,17 +120,43 @@ def load_weights(model: MNISTClassifier, checkpoint: dict[str, Any], path: str |
         ) from error
 
 
-def data_settings(checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
+def check_restored(checkpoint: dict[str, Any], options: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Checks that a run that goes on from a checkpoint does not ask for what the checkpoint's state would undo.
+
+    Raises:
+        CheckpointError: It has other options of the optimizer or the schedule.
+    """
+    theirs = _checked(MNISTClassifier, checkpoint[MODEL], path)
+    for name in RESTORED:
+        if options[name] != theirs[name]:
+            raise CheckpointError(
+                f"{path}: expected --model.{name} {theirs[name]}, which its optimizer goes on with, got "
+                f"{options[name]}; give the same options, or --config with the run's config.yaml"
+            )
+
+
+def data_settings(
+    checkpoint: dict[str, Any], path: str | os.PathLike[str], data_dir: str | None = None
+) -> dict[str, Any]:
     """Returns the MNISTDataModule options that a checkpoint was trained with.
 
     Outside the current folder they only read: a stranger's checkpoint shall not choose where files are written.
+
+    Args:
+        checkpoint: Of :func:`read_checkpoint`.
+        path: Its file, for the errors.
+        data_dir: A folder of other files to use instead.
 
     Raises:
         CheckpointError: They are not such options.
     """
     settings = _checked(MNISTDataModule, checkpoint[DATA], path)
-    if not Path(settings["data_dir"]).resolve().is_relative_to(Path.cwd()):
-        settings["source"] = "files"
+    folder = Path(settings["data_dir"])
+    if data_dir is not None:
+        settings |= {"data_dir": data_dir, "source": "auto"}
+    elif not folder.resolve().is_relative_to(Path.cwd()):
+        sample = settings["source"] == "sample"
+        settings |= {"data_dir": str(sample_dir(folder) if sample else folder), "source": "files"}
     return settings
 
 
@@ -168,8 +206,7 @@ class WholeFiles(TorchCheckpointIO):
         torch.save(checkpoint, data)
         try:
             path.parent.mkdir(exist_ok=True)
-            with whole(path) as unfinished:
-                unfinished.write_bytes(data.getbuffer())
+            files.write(path, data.getvalue())
         except OSError as error:
             raise CheckpointError(
                 f"cannot write {path}: {error.strerror}; what was saved before is whole: make room, or the folder "

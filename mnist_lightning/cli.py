@@ -7,13 +7,13 @@ from typing import Any
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from mnist_lightning import report
-from mnist_lightning.callbacks import RunHeader, RunRecord, StepProgressBar
-from mnist_lightning.checkpoints import RESUMES, WholeFiles, history, load_weights, read_checkpoint
+from mnist_lightning.callbacks import RunConfig, RunHeader, RunRecord, StepProgressBar
+from mnist_lightning.checkpoints import RESUMES, WholeFiles, check_restored, history, load_weights, read_checkpoint
 from mnist_lightning.classifier import MNISTClassifier
 from mnist_lightning.console import trainer_errors
 from mnist_lightning.dashboard import Dashboard
@@ -21,8 +21,8 @@ from mnist_lightning.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
 from mnist_lightning.evaluation import Evaluated
 from mnist_lightning.nets import sizes
-from mnist_lightning.parser import HelpAll, Parser
-from mnist_lightning.runs import LAST, goes_on_in_its_run, last_checkpoint, new_run, run_of
+from mnist_lightning.parser import HelpAll, Parser, Seed
+from mnist_lightning.runs import LAST, config_of, goes_on_in_its_run, last_checkpoint, new_run, run_of
 from mnist_lightning.saving import BestCheckpoint, LastCheckpoint, Stopped
 
 
@@ -35,6 +35,7 @@ class MNISTCLI(LightningCLI):
             MNISTDataModule,
             args=args,
             run=False,
+            save_config_callback=RunConfig,
             seed_everything_default=0,
             parser_class=Parser,
             parser_kwargs={
@@ -54,9 +55,9 @@ class MNISTCLI(LightningCLI):
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
             "--seed_everything",
-            type=bool | int,
+            type=Seed,
             default=self.seed_everything_default,
-            help="Seed of the initial weights, the order of the images and dropout; true draws one.",
+            help="Seed of the initial weights, the order of the images and dropout.",
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -83,6 +84,8 @@ class MNISTCLI(LightningCLI):
             raise UserError(
                 "expected no --trainer.overfit_batches; use --trainer.limit_train_batches, which counts chunks"
             )
+        if config.limit_test_batches is not None:
+            raise UserError("expected no --trainer.limit_test_batches: the report is of the whole test set")
         if config.max_epochs == 0:
             raise UserError("expected --max_epochs to be at least 1, got 0; use scripts/test.py to test a checkpoint")
         self._default_logger = config.logger in (None, True)
@@ -90,7 +93,7 @@ class MNISTCLI(LightningCLI):
             self.save_config_callback = None  # there is no folder of the run's own to save it in
         saves = config.enable_checkpointing is not False
         validates = self.datamodule.val_size > 0 and config.limit_val_batches != 0
-        self._timer, pictures = Timer(), self.config_init.pictures
+        self._timer, pictures = Timer(config.max_time), self.config_init.pictures
         callbacks = [
             *_as_list(config.callbacks),
             RunHeader(),
@@ -128,9 +131,11 @@ class MNISTCLI(LightningCLI):
             self.trainer.fit(self.model, self.datamodule, ckpt_path=checkpoint, weights_only=True)
         except Stopped as stop:
             if self.trainer.is_global_zero:
+                config = run_of(stop.path) / "config.yaml"
+                options = f"--config {config}" if config.is_file() else "with the same options and"
                 print(
                     f"\n{stop} at optimizer step {self.trainer.global_step:,}; to go on:\n"
-                    f"  python scripts/train.py --config {run_of(stop.path) / 'config.yaml'} --ckpt_path {stop.path}"
+                    f"  python scripts/train.py {options} --ckpt_path {stop.path}"
                 )
             raise SystemExit(128 + stop.signum) from None
         except RuntimeError as error:
@@ -169,6 +174,7 @@ class MNISTCLI(LightningCLI):
         checkpoint = read_checkpoint(path, needs=RESUMES)
         load_weights(self.model, checkpoint, path)  # for its error; Lightning loads them again, with all the rest
         history(checkpoint, path)  # for its error too
+        check_restored(checkpoint, self.config.model, path)
         self._next_step = checkpoint["global_step"] + 1
         return Path(path)
 
@@ -180,8 +186,7 @@ class MNISTCLI(LightningCLI):
         }
         if checkpoint is not None and goes_on_in_its_run(checkpoint):
             run = run_of(checkpoint)
-            kept = [callback for callback in self.trainer.callbacks if not isinstance(callback, SaveConfigCallback)]  # type: ignore[attr-defined]
-            self.trainer.callbacks = kept  # type: ignore[attr-defined]  # the run's config.yaml stands
+            self.config.ckpt_path = config_of(run).get("ckpt_path")  # of the whole run: what it began with
             options["purge_step"] = self._next_step  # hides what was logged after the checkpoint, before the end
         elif run is None:
             run = new_run(root) if rank_zero_only.rank == 0 else root  # type: ignore[attr-defined]
@@ -197,7 +202,7 @@ class MNISTCLI(LightningCLI):
         for callback in self.trainer.checkpoint_callbacks:
             if isinstance(callback, BestCheckpoint) and callback.best_model_path:
                 return Path(callback.best_model_path)
-            if isinstance(callback, LastCheckpoint):
+            if isinstance(callback, LastCheckpoint) and callback.path.is_file():
                 return callback.path
         return None
 

@@ -30,13 +30,13 @@ def new_run(root: Path) -> Path:
 def last_checkpoint(root: Path, config: Mapping[str, Any]) -> Path | None:
     """Returns the newest ``last.ckpt`` among the runs of the same experiment, or None."""
     checkpoints = [run / LAST for run in root.glob("version_*") if (run / LAST).is_file()]
-    same = [path for path in checkpoints if _identity(_config(run_of(path))) == _identity(config)]
+    same = [path for path in checkpoints if _identity(config_of(run_of(path))) == _identity(config)]
     return max(same, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def is_run_of(run: Path, config: Mapping[str, Any]) -> bool:
     """Tells whether a run is of the same experiment, for as many epochs."""
-    theirs = _config(run)
+    theirs = config_of(run)
     return _identity(theirs) == _identity(config) and _epochs(theirs) == _epochs(config)
 
 
@@ -51,7 +51,8 @@ def goes_on_in_its_run(checkpoint: Path) -> bool:
     return checkpoint.name == LAST.name and (run_of(checkpoint) / "config.yaml").is_file()
 
 
-def _config(run: Path) -> Mapping[str, Any]:
+def config_of(run: Path) -> Mapping[str, Any]:
+    """Returns what a run's config.yaml says; nothing where it cannot be read."""
     try:
         config = yaml.safe_load((run / "config.yaml").read_text())
     except (OSError, yaml.YAMLError):

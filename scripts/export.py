@@ -31,8 +31,8 @@ def main() -> None:
     )
     parser.add_argument("--data.source", type=Source, help="Where they come from (default: where they did).")
     args = parser.parse_args()
-    settings = data_settings(read_checkpoint(args.ckpt), args.ckpt)
-    settings |= {name: value for name, value in vars(args.data).items() if value is not None}
+    settings = data_settings(read_checkpoint(args.ckpt), args.ckpt, args.data.data_dir)
+    settings |= {"source": args.data.source} if args.data.source else {}
     print(export(args.ckpt, args.format, MNISTDataModule(**settings), args.output, args.input))
 
 

@@ -15,6 +15,7 @@ with importing():
     from mnist_lightning.datamodule import MNISTDataModule
     from mnist_lightning.parser import Parser
     from mnist_lightning.runs import run_of
+    from mnist_lightning.sources import DEFAULT_DATA_DIR
 
 
 def main() -> None:
@@ -29,9 +30,12 @@ def main() -> None:
     )
     parser.add_argument("--accelerator", type=str, default="auto", help="Where to test: cpu, gpu, or auto.")
     parser.add_class_arguments(MNISTDataModule, "data")
-    first, *others = parser.parse_args().ckpt
+    given = parser.parse_args()
+    first, *others = given.ckpt
     checkpoint = read_checkpoint(first)
-    parser.set_defaults({f"data.{name}": value for name, value in data_settings(checkpoint, first).items()})
+    other_folder = given.data.data_dir if given.data.data_dir != DEFAULT_DATA_DIR else None
+    settings = data_settings(checkpoint, first, other_folder)
+    parser.set_defaults({f"data.{name}": value for name, value in settings.items()})
     args = parser.instantiate(parser.parse_args())
 
     model = load_committee(args.ckpt) if others else load_classifier(first)

