@@ -4,5 +4,6 @@
 class UserError(ValueError):
     """Bad input. The message says, in one line, what was expected, what came and what to do.
 
-    The scripts print it as ``error: ...`` and exit with code 2; any other exception is a bug and keeps its traceback.
+    The scripts print it as ``error: ...`` and exit with code 2, as they do what the system says of a file and Lightning
+    says of an option; any other exception is a bug and keeps its traceback.
     """
