@@ -17,11 +17,11 @@ with importing():
     from lightning.pytorch import Trainer
     from tqdm import tqdm
 
+    from mnist_lightning import files
     from mnist_lightning.checkpoints import load_committee
     from mnist_lightning.cli import MNISTCLI, evaluate
     from mnist_lightning.console import one_line_errors
     from mnist_lightning.errors import UserError
-    from mnist_lightning.files import whole
     from mnist_lightning.parser import Parser
     from mnist_lightning.runs import LAST, is_run_of
 
@@ -132,7 +132,7 @@ def train(row: Row, seed: int, run: Path, data_dir: str | None, runs: int, bar: 
         with stop_said(), Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
             cli.fit(run)
             training = cli.training
-            write_whole(result, json.dumps({"accuracy": cli.test()["accuracy"], **training}, indent=2) + "\n")
+            files.write(result, json.dumps({"accuracy": cli.test()["accuracy"], **training}, indent=2) + "\n")
     results: dict[str, Any] = json.loads(result.read_text())
     bar.update((seed + 1) * epochs - bar.n)
     bar.set_postfix_str(f"seed {seed}: error {1 - results['accuracy']:.2%}")
@@ -187,14 +187,8 @@ def read(output: Path) -> dict[str, dict[str, Any]]:
 def write(results: Sequence[dict[str, Any]], output: Path) -> None:
     """Writes results.json and results.md."""
     output.mkdir(parents=True, exist_ok=True)
-    write_whole(output / "results.json", json.dumps(results, indent=2) + "\n")
-    write_whole(output / "results.md", table(results) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that being stopped leaves no half of one."""
-    with whole(path) as unfinished:
-        unfinished.write_text(text)
+    files.write(output / "results.json", json.dumps(results, indent=2) + "\n")
+    files.write(output / "results.md", table(results) + "\n")
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
