@@ -6,7 +6,6 @@ import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -40,7 +39,7 @@ class CheckpointError(UserError):
     """A file is not a checkpoint of this project."""
 
 
-def read_checkpoint(path: str | os.PathLike[str], needs: Mapping[str, type] = MappingProxyType({})) -> dict[str, Any]:
+def read_checkpoint(path: str | os.PathLike[str], needs: Mapping[str, type] = {}) -> dict[str, Any]:
     """Reads a checkpoint's contents onto the CPU. Nothing in it can run code.
 
     Args:

@@ -155,6 +155,10 @@ class MNISTClassifier(Evaluated):
         if self._rng_state is not None:
             torch.set_rng_state(self._rng_state)
         self._bare = _nothing_listens(self.trainer) and not self.gradient_clip_val
+        self._check_schedule()
+
+    def _check_schedule(self) -> None:
+        """Refuses to go on with a schedule of another length, and a plateau scheduler that would not be told."""
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, OneCycleLR) and scheduler.total_steps != self._total_steps():
             raise UserError(

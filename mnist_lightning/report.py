@@ -111,18 +111,18 @@ def write(
     _, probabilities = model.predict(images)
     chosen = pictures.worst(labels, probabilities, MISTAKES)
 
-    def draw(theme: Theme) -> dict[str, Image.Image]:
+    def draw(theme: Theme) -> dict[str, bytes]:
         drawn = {"confusion_matrix": pictures.confusion_matrix(np.array(results["confusion_matrix"]), theme)}
         if history:
             drawn["curves"] = pictures.curves(history, theme)
         if len(chosen):
             drawn["mistakes"] = pictures.answers(images[chosen], labels[chosen], probabilities[chosen], theme=theme)
-        return drawn
+        return {name: _png(picture) for name, picture in drawn.items()}
 
     light, dark = draw(LIGHT), draw(DARK)
     write_json(results, folder)
-    for name, picture in light.items():
-        files.write(folder / f"{name}.png", _png(picture))
+    for name, png in light.items():
+        files.write(folder / f"{name}.png", png)
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("mnist_lightning", ""),
         autoescape=True,  # a checkpoint's options may be a stranger's
@@ -131,8 +131,8 @@ def write(
     page = templates.get_template("report.html").render(
         title=title,
         results=results,
-        light={name: _data_url(picture) for name, picture in light.items()},
-        dark={name: _data_url(picture) for name, picture in dark.items()},
+        light={name: _data_url(png) for name, png in light.items()},
+        dark={name: _data_url(png) for name, png in dark.items()},
         shown=len(chosen),
         mistakes=int((probabilities.argmax(1) != labels).sum()),
         options={name: value for name, value in model.hparams.items() if value is not None},
@@ -148,6 +148,6 @@ def _png(picture: Image.Image) -> bytes:
     return data.getvalue()
 
 
-def _data_url(picture: Image.Image) -> str:
+def _data_url(png: bytes) -> str:
     """A picture as a part of the page itself, so that it can be forwarded as one file."""
-    return "data:image/png;base64," + base64.b64encode(_png(picture)).decode()
+    return "data:image/png;base64," + base64.b64encode(png).decode()

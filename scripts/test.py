@@ -15,7 +15,6 @@ with importing():
     from mnist_lightning.datamodule import MNISTDataModule
     from mnist_lightning.parser import Parser
     from mnist_lightning.runs import run_of
-    from mnist_lightning.sources import DEFAULT_DATA_DIR
 
 
 def main() -> None:
@@ -30,11 +29,11 @@ def main() -> None:
     )
     parser.add_argument("--accelerator", type=str, default="auto", help="Where to test: cpu, gpu, or auto.")
     parser.add_class_arguments(MNISTDataModule, "data")
+    parser.set_defaults({"data.data_dir": None})  # to tell what the user gives
     given = parser.parse_args()
     first, *others = given.ckpt
     checkpoint = read_checkpoint(first)
-    other_folder = given.data.data_dir if given.data.data_dir != DEFAULT_DATA_DIR else None
-    settings = data_settings(checkpoint, first, other_folder)
+    settings = data_settings(checkpoint, first, given.data.data_dir)
     parser.set_defaults({f"data.{name}": value for name, value in settings.items()})
     args = parser.instantiate(parser.parse_args())
 
