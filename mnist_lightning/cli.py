@@ -179,7 +179,10 @@ class MNISTCLI(LightningCLI):
         return Path(path)
 
     def _logger(self, checkpoint: Path | None, run: Path | None, root: Path) -> TensorBoardLogger:
-        """Logs on into the folder of the checkpoint's run, or into a run's own, or a new one below the root."""
+        """Logs on into the folder of the checkpoint's run, or into a run's own, or a new one below the root.
+
+        A run that logs on in its folder keeps in its config.yaml what it began with.
+        """
         options: dict[str, Any] = {
             "default_hp_metric": False,
             "max_queue": 1000,  # the default, 10 events, would make training wait for the thread that writes them

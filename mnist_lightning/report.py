@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -18,6 +19,8 @@ from mnist_lightning.evaluation import Evaluated
 from mnist_lightning.pictures import DARK, LIGHT, History, Theme
 
 MISTAKES = 50  # of them, at most, in a picture
+
+Mistakes = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32]]  # images, labels, probabilities
 
 
 def metrics(results: Mapping[str, Tensor], dataset: str, sha256: str) -> dict[str, Any]:
@@ -110,25 +113,9 @@ def write(
     images, labels = (part.numpy() for part in dataset.tensors)
     _, probabilities = model.predict(images)
     chosen = pictures.worst(labels, probabilities, MISTAKES)
-
-    def draw(theme: Theme) -> dict[str, bytes]:
-        drawn = {"confusion_matrix": pictures.confusion_matrix(np.array(results["confusion_matrix"]), theme)}
-        if history:
-            drawn["curves"] = pictures.curves(history, theme)
-        if len(chosen):
-            drawn["mistakes"] = pictures.answers(images[chosen], labels[chosen], probabilities[chosen], theme=theme)
-        return {name: _png(picture) for name, picture in drawn.items()}
-
-    light, dark = draw(LIGHT), draw(DARK)
-    write_json(results, folder)
-    for name, png in light.items():
-        files.write(folder / f"{name}.png", png)
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("mnist_lightning", ""),
-        autoescape=True,  # a checkpoint's options may be a stranger's
-        trim_blocks=True,
-    )
-    page = templates.get_template("report.html").render(
+    mistakes = images[chosen], labels[chosen], probabilities[chosen]
+    light, dark = (_pictures(results, history, mistakes, theme) for theme in (LIGHT, DARK))
+    page = _page(
         title=title,
         results=results,
         light={name: _data_url(png) for name, png in light.items()},
@@ -137,9 +124,32 @@ def write(
         mistakes=int((probabilities.argmax(1) != labels).sum()),
         options={name: value for name, value in model.hparams.items() if value is not None},
     )
+    write_json(results, folder)
+    for name, png in light.items():
+        files.write(folder / f"{name}.png", png)
     path = folder / "report.html"
     files.write(path, page)
     return path
+
+
+def _pictures(results: Mapping[str, Any], history: History, mistakes: Mistakes, theme: Theme) -> dict[str, bytes]:
+    """Draws the pictures of a report, as PNG, by their names."""
+    drawn = {"confusion_matrix": pictures.confusion_matrix(np.array(results["confusion_matrix"]), theme)}
+    if history:
+        drawn["curves"] = pictures.curves(history, theme)
+    if len(mistakes[0]):
+        drawn["mistakes"] = pictures.answers(*mistakes, theme=theme)
+    return {name: _png(picture) for name, picture in drawn.items()}
+
+
+def _page(**content: Any) -> str:
+    """Fills in report.html."""
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("mnist_lightning", ""),
+        autoescape=True,  # a checkpoint's options may be a stranger's
+        trim_blocks=True,
+    )
+    return templates.get_template("report.html").render(**content)
 
 
 def _png(picture: Image.Image) -> bytes:
