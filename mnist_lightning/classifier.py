@@ -259,7 +259,7 @@ class MNISTClassifier(Evaluated):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._rng_state = checkpoint.get("rng_state")
-        self.history = checkpoint.get("history", {})
+        self.history = {name: list(points) for name, points in checkpoint.get("history", {}).items()}
 
 
 def _nothing_listens(trainer: L.Trainer) -> bool:

@@ -22,6 +22,7 @@ from mnist_lightning.errors import UserError
 from mnist_lightning.evaluation import Evaluated
 from mnist_lightning.nets import sizes
 from mnist_lightning.parser import HelpAll, Parser, Seed
+from mnist_lightning.restoring import CheckedStates
 from mnist_lightning.runs import LAST, config_of, goes_on_in_its_run, last_checkpoint, new_run, run_of
 from mnist_lightning.saving import BestCheckpoint, LastCheckpoint, Stopped
 
@@ -98,6 +99,7 @@ class MNISTCLI(LightningCLI):
             *_as_list(config.callbacks),
             RunHeader(),
             RunRecord(),
+            CheckedStates(),
             self._timer,
             *([pictures] if pictures.every_n_epochs else []),
             *([StepProgressBar()] if config.enable_progress_bar is not False else []),

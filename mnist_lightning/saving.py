@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from torch import Tensor
 
 from mnist_lightning.datamodule import data_of
 from mnist_lightning.errors import UserError
@@ -28,10 +29,9 @@ class BestCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from the best so far, in the run's folder as it is now, wherever it was when it was saved."""
-        best = Path(self.dirpath or "", f"{self.filename}.ckpt")
-        if best.is_file():
+        best, score = Path(self.dirpath or "", f"{self.filename}.ckpt"), state_dict["best_model_score"]
+        if best.is_file() and isinstance(score, Tensor):  # None: a run killed when it had saved its first best state
             paths = {"dirpath": self.dirpath, "best_model_path": str(best), "kth_best_model_path": str(best)}
-            score = state_dict["best_model_score"]
             super().load_state_dict({**state_dict, **paths, "best_k_models": {str(best): score}})
 
 
