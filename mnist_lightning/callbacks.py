@@ -39,10 +39,15 @@ class RunConfig(SaveConfigCallback):
     """Writes ``config.yaml``, every option of the run; when it goes on, those it goes on with, say for more epochs."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        log_dir = trainer.log_dir
-        if stage == "fit" and trainer.is_global_zero and log_dir:
-            Path(log_dir).mkdir(parents=True, exist_ok=True)
-            files.write(Path(log_dir, "config.yaml"), self.parser.dump(self.config, skip_none=False))
+        """The base class would write here, before the checkpoint to go on from has been found to fit the options."""
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        if not self.already_saved:
+            log_dir = trainer.log_dir  # asks all processes
+            if trainer.is_global_zero and log_dir:
+                Path(log_dir).mkdir(parents=True, exist_ok=True)
+                files.write(Path(log_dir, "config.yaml"), self.parser.dump(self.config, skip_none=False))
+            self.already_saved = True
 
 
 class RunRecord(L.Callback):

@@ -97,9 +97,9 @@ class MNISTCLI(LightningCLI):
         self._timer, pictures = Timer(config.max_time), self.config_init.pictures
         callbacks = [
             *_as_list(config.callbacks),
+            CheckedStates(),
             RunHeader(),
             RunRecord(),
-            CheckedStates(),
             self._timer,
             *([pictures] if pictures.every_n_epochs else []),
             *([StepProgressBar()] if config.enable_progress_bar is not False else []),

@@ -217,7 +217,7 @@ def test_onecycle_cannot_go_on_for_another_number_of_epochs(dataset, tmp_path):
     run = tmp_path / "lightning_logs" / "version_0"
     with pytest.raises(SystemExit, match="143"):
         train_and_test(run, dataset, *DISTORTED, stop=12)
-    before = (run / LAST).read_bytes()
+    before = [(run / name).read_bytes() for name in (LAST, "config.yaml")]
     with pytest.raises(UserError, match=r"the 105 optimizer steps .* got 70; .*--max_epochs"):
         train_and_test(run, dataset, *DISTORTED, "--max_epochs=2")
     options = (f"--data.data_dir={dataset}", *OPTIONS, *DISTORTED, "--max_epochs=4", "--ckpt_path=last")
@@ -225,7 +225,7 @@ def test_onecycle_cannot_go_on_for_another_number_of_epochs(dataset, tmp_path):
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
     assert "error: expected the 105 optimizer steps" in result.stderr
     assert "got 140" in result.stderr
-    assert (run / LAST).read_bytes() == before
+    assert [(run / name).read_bytes() for name in (LAST, "config.yaml")] == before
 
 
 @ignoring_that_the_run_was_begun
