@@ -18,6 +18,7 @@ from PIL import Image
 from mnist_lightning.datamodule import CLASSES
 from mnist_lightning.errors import UserError
 from mnist_lightning.evaluation import Evaluated
+from mnist_lightning.pictures import data_url, png
 from mnist_lightning.prepare import prepare
 
 HOST = "127.0.0.1"
@@ -130,10 +131,8 @@ def _image(drawing: str) -> Image.Image:
 
 def _answer(digit: NDArray[np.uint8], label: int, probabilities: NDArray[np.float32]) -> dict[str, Any]:
     """What the page shows of an answer."""
-    png = io.BytesIO()
-    Image.fromarray(digit).save(png, "PNG")
     return {
-        "seen": f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}",
+        "seen": data_url(png(Image.fromarray(digit))),
         "label": label,
         "shares": [{"share": f"{share:.1%}", "first": number == label} for number, share in enumerate(probabilities)],
     }

@@ -3,6 +3,8 @@
 Right is blue and wrong is orange (Okabe and Ito's colours, which colour-blind people tell apart), never green and red.
 """
 
+import base64
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -229,3 +231,15 @@ def _blend(shares: NDArray[np.float64], paper: Colour, ink: Colour) -> Image.Ima
     """Shares of ink (H, W), from 0 to 1, as a picture."""
     colours = np.array(paper) + shares[..., None] * (np.array(ink) - np.array(paper))
     return Image.fromarray(colours.round().astype(np.uint8))
+
+
+def png(picture: Image.Image) -> bytes:
+    """Returns a picture as a PNG file."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def data_url(png: bytes) -> str:
+    """Returns a PNG as a part of the page that shows it, so that this is one file."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

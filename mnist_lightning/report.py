@@ -1,7 +1,5 @@
 """Test results as a person reads them (a table, pictures, a page) and as a machine does (JSON)."""
 
-import base64
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +8,6 @@ from typing import Any
 import jinja2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from mnist_lightning import files, pictures
@@ -118,8 +115,8 @@ def write(
     page = _page(
         title=title,
         results=results,
-        light={name: _data_url(png) for name, png in light.items()},
-        dark={name: _data_url(png) for name, png in dark.items()},
+        light={name: pictures.data_url(png) for name, png in light.items()},
+        dark={name: pictures.data_url(png) for name, png in dark.items()},
         shown=len(chosen),
         mistakes=int((probabilities.argmax(1) != labels).sum()),
         options={name: value for name, value in model.hparams.items() if value is not None},
@@ -139,7 +136,7 @@ def _pictures(results: Mapping[str, Any], history: History, mistakes: Mistakes, 
         drawn["curves"] = pictures.curves(history, theme)
     if len(mistakes[0]):
         drawn["mistakes"] = pictures.answers(*mistakes, theme=theme)
-    return {name: _png(picture) for name, picture in drawn.items()}
+    return {name: pictures.png(picture) for name, picture in drawn.items()}
 
 
 def _page(**content: Any) -> str:
@@ -150,14 +147,3 @@ def _page(**content: Any) -> str:
         trim_blocks=True,
     )
     return templates.get_template("report.html").render(**content)
-
-
-def _png(picture: Image.Image) -> bytes:
-    data = io.BytesIO()
-    picture.save(data, "PNG")
-    return data.getvalue()
-
-
-def _data_url(png: bytes) -> str:
-    """A picture as a part of the page itself, so that it can be forwarded as one file."""
-    return "data:image/png;base64," + base64.b64encode(png).decode()
