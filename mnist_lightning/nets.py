@@ -20,7 +20,14 @@ NetName = Literal["simple", "lenet5", "convnet"]
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "gelu": nn.GELU}
 
 
-class SimpleNet(nn.Sequential):
+class Net(nn.Sequential):
+    """Layers, one after the other. Some of them, as in ``net[:-1]`` for what comes before the scores, are no net."""
+
+    def __getitem__(self, index: int | slice) -> Any:  # PyTorch would make the slice another SimpleNet
+        return nn.Sequential(*self)[index]
+
+
+class SimpleNet(Net):
     """The guide's network: flatten, 784 -> 128 -> 10, ReLU between; 101,770 parameters.
 
     Args:
@@ -43,7 +50,7 @@ class SimpleNet(nn.Sequential):
         super().__init__(nn.Flatten(), *_dropout(input_dropout), *_layers(28 * 28, hidden, activation, dropout))
 
 
-class LeNet5(nn.Sequential):
+class LeNet5(Net):
     """The convolutional network of LeCun et al. 1998, 61,706 parameters; arguments and errors as :class:`SimpleNet`.
 
     Two 5x5 convolutions, each followed by 2x2 pooling, then 120 and 84 neurons. Where the paper's ways have not lasted,
@@ -67,7 +74,7 @@ class LeNet5(nn.Sequential):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs lack it
 
 
-class ConvNet(nn.Sequential):
+class ConvNet(Net):
     """A small modern network: batch norm after each convolution, and no full-size feature maps.
 
     The first convolution is 5x5 and halves the image, the others are 3x3; 2x2 pooling before the last one's batch
@@ -123,7 +130,7 @@ def _dropout(probability: float) -> list[nn.Module]:
     return [nn.Dropout(probability)] if probability else []
 
 
-NETS: dict[NetName, Callable[..., nn.Sequential]] = {"simple": SimpleNet, "lenet5": LeNet5, "convnet": ConvNet}
+NETS: dict[NetName, Callable[..., Net]] = {"simple": SimpleNet, "lenet5": LeNet5, "convnet": ConvNet}
 
 
 def defaults(net: NetName) -> dict[str, Any]:
@@ -141,7 +148,7 @@ def sizes(
     return list(hidden), None if channels is None else list(channels)
 
 
-def build(net: NetName, deslant: bool = False, width: float = 0.0, **options: Any) -> nn.Sequential:
+def build(net: NetName, deslant: bool = False, width: float = 0.0, **options: Any) -> Net:
     """Builds a network by its name, with a :class:`Normalize` before it if that has something to do.
 
     Options that are None are left to the network's own defaults.

@@ -21,6 +21,14 @@ def test_the_guides_net_has_101770_parameters_and_ends_in_raw_scores():
     assert logits.min() < 0 < logits.sum(1).max()
 
 
+@pytest.mark.parametrize(("name", "features"), [("simple", 128), ("lenet5", 84), ("convnet", 128)])
+def test_a_slice_gives_what_the_scores_are_made_of(name, features):
+    net = build(name).eval()
+    images = torch.rand(5, 1, 28, 28)
+    assert net[:-1](images).shape == (5, features)
+    assert torch.equal(net[-1](net[:-1](images)), net(images))
+
+
 @pytest.mark.parametrize(("hidden", "parameters"), [([], 7_850), ([300], 238_510), ([500, 150], 469_160)])
 def test_hidden_is_a_list_of_layers(hidden, parameters):
     assert count(SimpleNet(hidden)) == parameters
