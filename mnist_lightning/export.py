@@ -9,6 +9,7 @@ import io
 import logging
 import os
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -191,8 +192,14 @@ def _make_onnx(reader: Reader, example: Tensor, about: dict[str, str]) -> bytes:
 
 
 def _make_torchscript(reader: Reader, _: Tensor, about: dict[str, str]) -> bytes:
-    file = io.BytesIO()
-    torch.jit.save(torch.jit.script(reader), file, _extra_files=about)
+    traceable, plain, file = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    torch.jit.save(torch.jit.script(reader), traceable)
+    with zipfile.ZipFile(traceable) as old, zipfile.ZipFile(plain, "w") as new:
+        for entry in old.infolist():
+            if not entry.filename.endswith(".debug_pkl"):  # it names folders of this machine
+                new.writestr(entry, old.read(entry))
+    plain.seek(0)
+    torch.jit.save(torch.jit.load(plain), file, _extra_files=about)  # in PyTorch's own layout again
     return file.getvalue()
 
 

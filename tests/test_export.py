@@ -3,12 +3,14 @@
 import importlib.util
 import os
 import resource
+import zipfile
+from pathlib import Path
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
-from helpers import make_digits, run_script
+from helpers import ROOT, make_digits, run_script
 
 from mnist_lightning import export as exporting
 from mnist_lightning.checkpoints import load_classifier
@@ -117,6 +119,18 @@ def test_the_script_writes_beside_the_checkpoint_over_an_older_export_and_says_w
     assert "checked on 100 test images of digits: largest difference from the checkpoint" in result.stdout
     assert sorted(tmp_path.iterdir()) == sorted([simple, path])
     agrees(path, simple, make_digits(5, seed=9)[0])
+
+
+@pytest.mark.parametrize("format", EVERY_FORMAT)
+def test_a_file_names_no_folder_of_the_machine_that_made_it(checkpoints, data, tmp_path, format):
+    path = export(checkpoints["normalized"], format, data, tmp_path / f"it{SUFFIXES[format]}").path
+    contents = [path.read_bytes()]
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            contents = [archive.read(name) for name in archive.namelist()]
+    for content in contents:
+        for folder in (ROOT, Path(torch.__file__).parent, tmp_path):
+            assert str(folder).encode() not in content
 
 
 def test_a_file_says_what_it_is(checkpoints, data, tmp_path):
