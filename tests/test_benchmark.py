@@ -8,7 +8,8 @@ from helpers import run_script
 
 @pytest.mark.slow
 def test_every_competitor_trains_and_every_figure_is_in_the_json(dataset, tmp_path):
-    result = run_script("benchmark.py", "--data_dir", dataset, "--repeats", 2, "--json", "figures.json", cwd=tmp_path)
+    options = ("--data_dir", dataset, "--repeats", 2, "--json", "figures.json")
+    result = run_script("benchmark.py", *options, cwd=tmp_path, timeout=600)
     assert result.returncode == 0, result.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
     names = " ".join(figures["epochs"])

@@ -36,7 +36,8 @@ def fit(folder, *, logger=False, seed=0, data=None, trainer=None, **model):
 
 
 def same_weights(a, b):
-    return all(map(torch.equal, a.state_dict().values(), b.state_dict().values()))
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def plain_loop(folder, epochs=1, clip=None, **options):

@@ -1,14 +1,18 @@
 """Runs that are killed, stopped, spread over processes or short of disk. Real processes, real signals."""
 
+import hashlib
 import json
 import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import lightning.pytorch as L
@@ -20,6 +24,9 @@ from helpers import ROOT, run_script, scalars, write_dataset
 from mnist_lightning import report
 from mnist_lightning.cli import MNISTCLI
 from mnist_lightning.errors import UserError
+from mnist_lightning.idx import read_idx
+from mnist_lightning.runs import new_run
+from mnist_lightning.sources import FILES, find
 
 OPTIONS = ("--data.batch_size=16", "--model.dropout=0.3", "--model.steps_per_execution=8", "--accelerator=cpu")
 OPTIONS += ("--model.hidden=[400,200]", "--model.step_size=20", "--checkpoint.every_n_steps=10")
@@ -88,13 +95,21 @@ def whole(dataset, tmp_path_factory):
     return cwd / "lightning_logs" / "version_0"
 
 
+def saved(cwd):
+    """When the newest states of the runs were written."""
+    return [path.stat().st_mtime_ns for path in cwd.glob(f"lightning_logs/*/{LAST}")]
+
+
 @pytest.mark.slow
 def test_a_run_killed_twenty_times_ends_as_if_it_had_not_been(dataset, tmp_path, whole):
     options = ("--max_epochs=80", "--ckpt_path=last")
     moments = random.Random(0)
     reached = []
     for _ in range(20):
-        process = start(tmp_path, dataset, *options)
+        before = saved(tmp_path)
+        process = start(tmp_path, dataset, *options, until="")
+        while saved(tmp_path) == before and process.poll() is None:
+            time.sleep(0.001)
         time.sleep(moments.uniform(0, 0.12))
         process.kill()
         process.communicate(timeout=60)
@@ -125,16 +140,32 @@ def test_a_run_asked_to_stop_saves_says_how_to_go_on_and_goes_on_exactly(dataset
     assert_same_run(whole, run)
 
 
+TWO_SIGNALS = """
+import signal, sys
+import lightning.pytorch as L
+from mnist_lightning.cli import MNISTCLI
+
+class InOneStep(L.Callback):
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == 45:
+            signal.raise_signal(signal.SIGINT)
+            print("one", flush=True)
+            signal.raise_signal(signal.SIGINT)
+
+cli = MNISTCLI(sys.argv[1:])
+cli.trainer.callbacks.append(InOneStep())
+cli.fit()
+"""
+
+
 def test_a_second_ctrl_c_ends_at_once_and_leaves_whole_files(dataset, tmp_path):
-    process = start(tmp_path, dataset, "--max_epochs=2000", "--model.steps_per_execution=35")
-    for _ in range(100):  # until one lands while the first is being obeyed
-        if process.poll() is not None:
-            break
-        process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode in (-signal.SIGINT, 130)
-    for path in tmp_path.glob("lightning_logs/*/checkpoints/*.ckpt"):
-        torch.load(path, weights_only=True)
+    command = [sys.executable, "-c", TWO_SIGNALS, f"--data.data_dir={dataset}", *OPTIONS]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert "one" in process.stdout, process.stderr
+    assert process.returncode == -signal.SIGINT
+    checkpoints = list(tmp_path.glob("lightning_logs/version_0/checkpoints/*.ckpt"))
+    assert sorted(path.name for path in checkpoints) == ["best.ckpt", "last.ckpt"]
+    assert [torch.load(path, weights_only=True)["global_step"] for path in sorted(checkpoints)] == [35, 45]
 
 
 def test_a_run_goes_on_where_its_folder_was_moved_to_and_remembers_its_best(dataset, tmp_path):
@@ -259,15 +290,28 @@ def test_options_that_the_checkpoint_would_undo_are_refused(dataset, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_checkpoints_come_every_so_many_minutes_too(dataset, tmp_path):
-    options = ("--checkpoint.every_n_minutes=1e-9", "--checkpoint.every_n_steps=0")
-    process = start(tmp_path, dataset, "--max_epochs=2000", "--model.steps_per_execution=5", *options)
-    run = tmp_path / "lightning_logs" / "version_0"
-    while not (run / LAST).exists() and process.poll() is None:
-        time.sleep(0.01)
-    process.kill()
-    process.communicate(timeout=60)
-    assert state(run)["global_step"] > 0
+class Watches(L.Callback):
+    """Looks after each chunk which step the newest state of a run is of."""
+
+    def __init__(self, run):
+        self.run, self.steps = run, []
+
+    def on_train_batch_end(self, *_):
+        self.steps.append(state(self.run)["global_step"] if (self.run / LAST).exists() else None)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "steps"), [(1e-9, [5, 10, 15, 20, 25, 30, 34, 34]), (60, [None] * 8), (0, [None] * 8)]
+)
+def test_checkpoints_come_every_so_many_minutes_too(dataset, tmp_path, minutes, steps):
+    options = ("--checkpoint.every_n_steps=0", f"--checkpoint.every_n_minutes={minutes}")
+    options += ("--model.steps_per_execution=5", "--max_epochs=1")
+    cli = MNISTCLI([f"--data.data_dir={dataset}", *OPTIONS, *options])
+    watches = Watches(tmp_path / "run")
+    cli.trainer.callbacks.append(watches)
+    cli.fit(tmp_path / "run")
+    assert watches.steps == steps
+    assert state(tmp_path / "run")["global_step"] == 35
 
 
 def limit_files_to(size):
@@ -313,21 +357,49 @@ def test_a_logs_folder_that_cannot_be_is_an_error(dataset, tmp_path):
 
 def test_two_runs_at_once_get_a_folder_each_and_do_not_disturb_each_other(dataset, tmp_path):
     options = ("--max_epochs=1", "--model.hidden=[32]")
-    both = [start(tmp_path, dataset, *options) for _ in range(2)]
+    both = [start(tmp_path, dataset, *options, until="") for _ in range(2)]
     for process in both:
         _, error = process.communicate(timeout=120)
         assert (process.returncode, error) == (0, "")
     assert_same_run(tmp_path / "lightning_logs" / "version_0", tmp_path / "lightning_logs" / "version_1")
 
 
-def test_a_run_records_what_its_numbers_depend_on(whole):
+def test_any_number_of_runs_at_once_get_a_folder_each(tmp_path):
+    together = threading.Barrier(8)
+
+    def one(_):
+        together.wait()
+        return new_run(tmp_path)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(one, range(8))) == [tmp_path / f"version_{number}" for number in range(8)]
+
+
+def test_a_run_records_what_its_numbers_depend_on(dataset, whole):
     record = json.loads((whole / "environment.json").read_text())
     assert record["torch"] == torch.__version__
     assert record["python"] == sys.version.split()[0]
     assert record["device"]
-    assert len(record["dataset_sha256"]) == 64
-    head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    assert (record["git_commit"] or "").rstrip("+") == head.stdout.strip()
+    assert record["threads"] == 1
+    data = b"".join(read_idx(find(dataset, name)).tobytes() for name in FILES)
+    assert record["dataset_sha256"] == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_run_records_the_commit_of_its_code(dataset, tmp_path, changed):
+    code = tmp_path / "code"
+    for folder in ("mnist_lightning", "scripts"):
+        shutil.copytree(ROOT / folder, code / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    git = ["git", "-C", code, "-c", "user.name=A", "-c", "user.email=a@example.com"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "All"]):
+        subprocess.run([*git, *command], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    if changed:
+        (code / "mnist_lightning" / "errors.py").open("a").write("# changed")
+    command = [sys.executable, "-B", code / "scripts" / "train.py", "--data.data_dir", dataset, "--max_epochs=1"]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(code)}, check=True, capture_output=True)
+    record = json.loads((tmp_path / "lightning_logs" / "version_0" / "environment.json").read_text())
+    assert record["git_commit"] == head + "+" * changed
 
 
 DDP = ("--devices=2", "--trainer.strategy=ddp")
@@ -377,4 +449,24 @@ def test_ctrl_c_stops_all_processes_and_saves(uneven, tmp_path):
     out = stopped(process, signal.SIGINT)
     assert process.returncode == 130
     assert out.count("stopped by SIGINT") == 1
-    assert state(tmp_path / "lightning_logs" / "version_0")["global_step"] > 0
+    run = tmp_path / "lightning_logs" / "version_0"
+    step = state(run)["global_step"]
+    assert step > 0
+    epochs = step // 35 + 1
+    result = run_script(
+        "train.py", "--config", run / "config.yaml", "--max_epochs", epochs, "--ckpt_path=last", cwd=tmp_path
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert state(run)["global_step"] == 35 * epochs
+    assert [path.name for path in run.parent.iterdir()] == ["version_0"]
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_processes_too(uneven, tmp_path):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    options = ["--data.data_dir", uneven, "--accelerator=cpu", *DDP, "--max_epochs=1"]
+    command = [*launcher, ROOT / "scripts" / "train.py", *options]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("cpu, 2 processes") == result.stdout.count("test accuracy") == 1
+    assert [path.name for path in tmp_path.glob("lightning_logs/*")] == ["version_0"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from helpers import ROOT, run_script, scalars, write_dataset
+from PIL import Image
 
 from mnist_lightning.idx import read_idx, write_idx
 from mnist_lightning.sources import FILES
@@ -94,7 +95,8 @@ def test_a_runs_config_repeats_it(run):
         torch.load(cwd / f"lightning_logs/version_{n}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
         for n in (0, 1)
     )
-    assert all(map(torch.equal, first.values(), second.values()))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_every_experiment_of_the_guide_is_a_flag(dataset, tmp_path):
@@ -137,11 +139,27 @@ def test_print_config_gives_a_config_that_works(dataset, tmp_path):
 def test_help_is_short_and_help_all_is_whole(tmp_path):
     brief = ok(run_script("train.py", "--help", cwd=tmp_path))
     assert len(brief.splitlines()) < 140
-    for option in ("--accelerator", "--max_epochs", "--ckpt_path", "--model.hidden", "--data.val_size", "--help_all"):
+    config = yaml.safe_load(ok(run_script("train.py", "--print_config", cwd=tmp_path)))
+    ours = [f"--{group}.{name} " for group in ("model", "data", "checkpoint", "pictures") for name in config[group]]
+    assert len(ours) > 30
+    for option in [*set(ours) - {"--data.mirrors "}, "--accelerator ", "--max_epochs ", "--ckpt_path ", "--help_all"]:
         assert option in brief
     assert "lightning.pytorch" not in brief
     whole = ok(run_script("train.py", "--help_all", cwd=tmp_path))
     assert "--trainer.profiler" in whole
+
+
+def test_distortions_are_drawn_as_the_flags_of_train_say(dataset, tmp_path):
+    pictures = []
+    for name, elastic in (("one.png", "0.7"), ("same.png", "0.7"), ("other.png", "3")):
+        options = ("--data_dir", dataset, "--data.elastic", elastic, "--output", name)
+        assert ok(run_script("distortions.py", *options, cwd=tmp_path)) == f"written to {name}\n"
+        with Image.open(tmp_path / name) as picture:
+            pictures.append(np.asarray(picture))
+    one, same, other = pictures
+    assert one.shape == same.shape == other.shape
+    assert (one == same).all()
+    assert (one != other).any()
 
 
 BAD_OPTIONS = [
@@ -285,9 +303,9 @@ def test_three_epochs_on_real_mnist_reach_96_5_percent(mnist, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_default_run_reaches_97_8_percent(mnist, tmp_path):
+def test_the_default_run_reaches_97_6_percent(mnist, tmp_path):
     ok(run_script("train.py", "--data.data_dir", mnist, cwd=tmp_path))
-    assert json.loads((tmp_path / "lightning_logs/version_0/test/metrics.json").read_text())["accuracy"] >= 0.978
+    assert json.loads((tmp_path / "lightning_logs/version_0/test/metrics.json").read_text())["accuracy"] >= 0.976
 
 
 def test_the_published_config_is_the_default(dataset, tmp_path):

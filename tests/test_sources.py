@@ -328,7 +328,7 @@ def test_after_an_address_that_is_none_the_next_mirror_gives_the_right_bytes(dat
 
 @each(STALLS)
 def test_after_a_mirror_that_stalls_the_next_one_gives_the_right_bytes(data, mirrors, monkeypatch, fault):
-    monkeypatch.setattr(sources, "TIMEOUT", 0.5)
+    monkeypatch.setattr(sources, "TIMEOUT", 1)
     mirrors.answers[f"/bad/{FILES[2]}.gz"] = fault  # one file, for each costs the timeout
     sources.prepare(data, "download", [mirrors["bad"], mirrors["good"]])
     assert contents(data) == mirrors.files
@@ -353,11 +353,11 @@ def test_when_no_mirror_is_right_the_error_says_what_each_one_did(data, mirrors,
 
 @each(STALLS)
 def test_the_error_says_that_a_mirror_stalled(data, mirrors, monkeypatch, fault):
-    monkeypatch.setattr(sources, "TIMEOUT", 0.5)
+    monkeypatch.setattr(sources, "TIMEOUT", 1)
     mirrors.answers["bad"] = fault
     with pytest.raises(DownloadError) as error:
         sources.prepare(data, "download", [mirrors["bad"]])
-    assert "no answer within 0.5 s" in str(error.value)
+    assert "no answer within 1 s" in str(error.value)
     assert left_over(data) == set()
     del mirrors.answers["bad"]
     sources.prepare(data, "download", [mirrors["bad"]])
@@ -365,7 +365,7 @@ def test_the_error_says_that_a_mirror_stalled(data, mirrors, monkeypatch, fault)
 
 
 def test_after_a_mirror_that_drips_the_next_one_gives_the_right_bytes(data, mirrors, monkeypatch):
-    monkeypatch.setattr(sources, "TIMEOUT", 0.5)
+    monkeypatch.setattr(sources, "TIMEOUT", 1)
     mirrors.answers[f"/bad/{FILES[2]}.gz"] = drips
     sources.prepare(data, "download", [mirrors["bad"], mirrors["good"]])
     assert contents(data) == mirrors.files
@@ -495,16 +495,6 @@ def test_files_that_the_user_unpacked_are_kept_and_the_error_says_how_to_use_the
     assert sources.folder(data, "files") == data
 
 
-def test_what_a_killed_download_left_does_not_get_into_the_data_folder(data, mirrors):
-    unfinished = data.with_name(f".{data.name}.unfinished")
-    unfinished.mkdir(parents=True)
-    (unfinished / f"{FILES[0]}.gz").write_bytes(b"half a file")
-    (unfinished / "tmpxyz").write_bytes(b"half a file")
-    sources.prepare(data, "download", [mirrors["first"]])
-    assert contents(data) == mirrors.files
-    assert left_over(data) == {"mnist", *mirrors.files}
-
-
 @contextmanager
 def downloading(count, data, mirror):
     """Processes of their own that download into ``data``: they begin at once, when all are ready."""
@@ -551,8 +541,6 @@ def test_a_process_killed_in_the_middle_leaves_verified_files_or_nothing_and_the
         assert mirrors.halfway.wait(60)
         process.kill()
         assert process.wait(60) == -signal.SIGKILL
-    unfinished = data.with_name(f".{data.name}.unfinished")
-    assert {f"{name}.gz" for name in FILES[present:2]} < {path.name for path in unfinished.iterdir()}  # and a half one
     assert {path.name for path in data.glob("*")} == {f"{name}.gz" for name in FILES[:present]}
     sources.prepare(data, "download", [mirrors["good"]])
     assert left_over(data) == {"mnist", *mirrors.files}
