@@ -53,11 +53,16 @@ class RunConfig(SaveConfigCallback):
 class RunRecord(L.Callback):
     """Writes down what a run's numbers depend on besides its configuration: ``environment.json`` in its folder."""
 
+    def __init__(self) -> None:
+        self._record: dict[str, Any] = {}
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        log_dir = trainer.log_dir
+        """Gathers it before the clock runs; it is written when training begins, as RunConfig does."""
+        log_dir = trainer.log_dir  # asks all processes
         if trainer.is_global_zero and trainer.loggers and log_dir:
             device = pl_module.device
-            record = {
+            self._path = Path(log_dir, "environment.json")
+            self._record = {
                 "python": platform.python_version(),
                 **{package: version(package) for package in ("torch", "lightning", "torchmetrics", "numpy")},
                 "device": torch.cuda.get_device_name(device)
@@ -70,7 +75,11 @@ class RunRecord(L.Callback):
                 "dataset_sha256": data_of(trainer).sha256,
                 "git_commit": _git_commit(),
             }
-            files.write(Path(log_dir, "environment.json"), json.dumps(record, indent=2) + "\n")
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        if self._record:
+            files.write(self._path, json.dumps(self._record, indent=2) + "\n")
+            self._record = {}
 
 
 def _git_commit() -> str | None:

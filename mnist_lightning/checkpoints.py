@@ -18,6 +18,7 @@ from mnist_lightning.classifier import MNISTClassifier
 from mnist_lightning.committee import Committee
 from mnist_lightning.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
+from mnist_lightning.restoring import check_like
 from mnist_lightning.sources import sample_dir
 
 # Lightning's names in a checkpoint for the options of the model, those of the data, and the data's own state
@@ -29,6 +30,7 @@ RESUMES = {
     "callbacks": dict,
     "global_step": int,
     "epoch": int,
+    "pytorch-lightning_version": str,
     "rng_state": Tensor,
 }
 # options of the model that the optimizer's and the schedule's states hold
@@ -110,9 +112,13 @@ def load_weights(model: MNISTClassifier, checkpoint: dict[str, Any], path: str |
     Raises:
         CheckpointError: They are another net's.
     """
+    own, given = model.state_dict(), checkpoint["state_dict"]
     try:
-        model.load_state_dict(checkpoint["state_dict"])
-    except (RuntimeError, TypeError, AttributeError) as error:
+        for name, value in own.items():
+            if name in given:
+                check_like(value, given[name], name)  # metrics would take anything
+        model.load_state_dict(given)
+    except (UserError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
             f"{path}: expected weights that fit the model, but they are another's ({reason})"

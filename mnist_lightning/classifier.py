@@ -100,6 +100,7 @@ class MNISTClassifier(Evaluated):
         self.scheduler, self.step_size, self.gamma = scheduler, step_size, gamma
         self.steps_per_execution = steps_per_execution
         self._rng_state: Tensor | None = None
+        self._validated = False
         self.net = build(
             net,
             deslant=deslant,
@@ -156,6 +157,11 @@ class MNISTClassifier(Evaluated):
             torch.set_rng_state(self._rng_state)
         self._bare = _nothing_listens(self.trainer) and not self.gradient_clip_val
         self._check_schedule()
+        if self.gradient_clip_val and getattr(self.trainer.precision_plugin, "scaler", None):
+            raise UserError(
+                "expected no --model.gradient_clip_val with --trainer.precision 16-mixed, whose gradients are scaled; "
+                "use bf16-mixed"
+            )
 
     def _check_schedule(self) -> None:
         """Refuses to go on with a schedule of another length, and a plateau scheduler that would not be told."""
@@ -214,8 +220,8 @@ class MNISTClassifier(Evaluated):
         return mean
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        if self.gradient_clip_val:
-            self.clip_gradients(optimizer, self.gradient_clip_val, "norm")
+        if self.gradient_clip_val:  # Lightning's own refuses a fused optimizer under any mixed precision
+            torch.nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip_val)
 
     def _log_steps(self, losses: Tensor, rates: Sequence[float]) -> None:
         """Logs the losses of the last optimizer steps and their learning rates, or the last one's alone."""
@@ -230,9 +236,11 @@ class MNISTClassifier(Evaluated):
         self._end_epoch(self.train_metrics)
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.step(self.trainer.callback_metrics["val/loss"])
+            if self._validated:  # not where --trainer.max_steps ended the epoch
+                scheduler.step(self.trainer.callback_metrics["val/loss"])
         elif isinstance(scheduler, LRScheduler) and not isinstance(scheduler, OneCycleLR):
             scheduler.step()
+        self._validated = False
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
@@ -242,8 +250,12 @@ class MNISTClassifier(Evaluated):
             self.val_confusion_matrix.update(logits, labels)
 
     def on_validation_epoch_end(self) -> None:
-        self._end_epoch(self.val_metrics)
-        self.val_confusion = self.val_confusion_matrix.compute()
+        if self.trainer.sanity_checking:  # of a net that has not been trained, on a batch or two
+            self.val_metrics.reset()
+        else:
+            self._end_epoch(self.val_metrics)
+            self.val_confusion = self.val_confusion_matrix.compute()
+            self._validated = True
         self.val_confusion_matrix.reset()
 
     def _end_epoch(self, metrics: MetricCollection) -> None:

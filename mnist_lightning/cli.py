@@ -119,7 +119,7 @@ class MNISTCLI(LightningCLI):
             run: The run's folder, where it goes on if it was begun; by default, a new one in lightning_logs.
 
         Raises:
-            UserError: The data or the checkpoint cannot be used; nothing was written.
+            UserError: The data or the checkpoint cannot be used; no run's state or record was changed.
             SystemExit: With 128 and the signal's number, when Ctrl-C or SIGTERM stopped it.
         """
         self.datamodule.prepare_data()  # before the run has a folder: bad files leave nothing behind
@@ -167,11 +167,16 @@ class MNISTCLI(LightningCLI):
         """Finds and checks what ``--ckpt_path`` names: a file, or ``last``."""
         if path is None:
             return None
+        if self.trainer.max_steps != -1:  # Lightning would end the checkpoint's epoch once more
+            raise UserError("expected no --trainer.max_steps with --ckpt_path; give --max_epochs")
         if path == "last":
+            if not self._default_logger:
+                raise UserError("expected the file of a checkpoint for --ckpt_path with --trainer.logger, got last")
             path = last_checkpoint(root, self.plain_config)
             if path is None:
                 if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
                     print(f"no checkpoint of this experiment in {root} yet: beginning at the start", file=sys.stderr)
+                self.config.ckpt_path = None  # what repeats this run begins at the start too
                 return None
         checkpoint = read_checkpoint(path, needs=RESUMES)
         load_weights(self.model, checkpoint, path)  # for its error; Lightning loads them again, with all the rest

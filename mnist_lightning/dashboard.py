@@ -47,7 +47,7 @@ class Dashboard(L.Callback):
             writer.add_graph(pl_module.net, blank)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        for writer in _writers(trainer):
+        for writer in _writers(trainer) if not trainer.sanity_checking else []:
             matrix = pictures.confusion_matrix(pl_module.val_confusion.cpu().numpy(), cell=CELL)
             _add(writer, "confusion matrix", matrix, trainer.global_step)
 

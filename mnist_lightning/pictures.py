@@ -8,6 +8,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -133,7 +134,7 @@ def weights(kernels: Array, columns: int = 8, theme: Theme = LIGHT) -> Image.Ima
 
 
 def curves(history: History, theme: Theme = LIGHT) -> Image.Image:
-    """Draws loss and accuracy over the epochs, of training and of validation.
+    """Draws loss and accuracy over the epochs, of training and of validation; what is not finite is left out.
 
     Args:
         history: Points (epoch, value) of each of ``train/loss``, ``val/loss``, ``train/accuracy``, ``val/accuracy``.
@@ -143,8 +144,8 @@ def curves(history: History, theme: Theme = LIGHT) -> Image.Image:
     picture = Image.new("RGB", (2 * wide, high), theme.paper)
     for number, (name, title, unit) in enumerate((("loss", "loss", 1), ("accuracy", "accuracy, %", 100))):
         lines = {part: history.get(f"{part}/{name}", []) for part in ("train", "val")}
-        scaled = {part: [(epoch, value * unit) for epoch, value in lines[part]] for part in lines if lines[part]}
-        panel = _panel(title, scaled, (wide, high), theme)
+        scaled = {part: [(epoch, unit * value) for epoch, value in lines[part] if isfinite(value)] for part in lines}
+        panel = _panel(title, {part: scaled[part] for part in scaled if scaled[part]}, (wide, high), theme)
         picture.paste(panel, (number * wide, 0))
     return picture
 

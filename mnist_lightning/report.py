@@ -1,6 +1,7 @@
 """Test results as a person reads them (a table, pictures, a page) and as a machine does (JSON)."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,8 @@ def write_json(results: Mapping[str, Any], folder: Path) -> Path:
     """Writes ``metrics.json`` into a folder, made if need be, and returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "metrics.json"
-    files.write(path, json.dumps(results, indent=2) + "\n")
+    loss = results["loss"] if math.isfinite(results["loss"]) else None  # JSON has no NaN
+    files.write(path, json.dumps({**results, "loss": loss}, indent=2) + "\n")
     return path
 
 

@@ -27,6 +27,11 @@ class BestCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=True,  # after the schedule's step, so that training can go on from it
         )
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and trainer.is_global_zero:
+            Path(self.dirpath or "").parent.mkdir(parents=True, exist_ok=True)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from the best so far, in the run's folder as it is now, wherever it was when it was saved."""
         best, score = Path(self.dirpath or "", f"{self.filename}.ckpt"), state_dict["best_model_score"]
@@ -69,6 +74,8 @@ class LastCheckpoint(Checkpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
             self.path = Path(trainer.log_dir or trainer.default_root_dir) / LAST
+            if trainer.is_global_zero:
+                self.path.parent.parent.mkdir(parents=True, exist_ok=True)
             data_of(trainer).cut_every = self.every_n_steps  # a chunk has to end where its state is saved
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -3,6 +3,8 @@
 from mnist_lightning.startup import importing
 
 with importing():
+    from lightning.pytorch.loggers import TensorBoardLogger
+
     from mnist_lightning import report
     from mnist_lightning.cli import MNISTCLI
     from mnist_lightning.console import one_line_errors
@@ -19,11 +21,13 @@ def main() -> None:
         if checkpoint := cli.chosen_checkpoint:
             run = run_of(checkpoint)
             results |= {"training": training}
+            logged = isinstance(cli.trainer.logger, TensorBoardLogger)
+            curves = f"  curves         tensorboard --logdir {run.parent}\n" if logged else ""
             page = report.write(run / "test", f"{checkpoint}", results, cli.model, cli.datamodule.test_set, history)
             print(
-                f"best checkpoint  {checkpoint}\n"
+                f"{checkpoint.stem} checkpoint  {checkpoint}\n"
                 f"report           {page}\n\nnext\n"
-                f"  curves         tensorboard --logdir {run.parent}\n"
+                f"{curves}"
                 f"  every figure   python scripts/test.py {checkpoint}\n"
                 f"  your digits    python scripts/predict.py {checkpoint} IMAGE ..."
             )

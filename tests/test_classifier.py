@@ -200,6 +200,23 @@ def test_training_on_everything_needs_no_validation(dataset):
     assert not any(name.startswith("val/") for name in module.trainer.callback_metrics)
 
 
+def test_an_epoch_that_ends_before_its_validation_does_not_end_plateau(dataset):
+    assert fit(dataset, trainer={"max_epochs": 5, "max_steps": 2}, scheduler="plateau").trainer.global_step == 2
+
+
+def test_gradients_are_clipped_in_mixed_precision_too(dataset):
+    clipped, free = (
+        fit(dataset, trainer={"precision": "bf16-mixed"}, gradient_clip_val=value) for value in (0.01, 0.0)
+    )
+    assert not same_weights(clipped, free)
+
+
+def test_the_validation_that_lightning_tries_first_is_no_point_of_the_curves(dataset):
+    module = fit(dataset, trainer={"max_epochs": 2, "num_sanity_val_steps": 2})
+    assert module.history.keys() == {"val/loss", "val/accuracy", "train/loss", "train/accuracy"}
+    assert all([epoch for epoch, _ in points] == [1, 2] for points in module.history.values())
+
+
 def test_plateau_without_validation_is_refused(dataset):
     with pytest.raises(UserError, match="plateau"):
         fit(dataset, data={"val_size": 0}, scheduler="plateau")

@@ -90,6 +90,7 @@ def test_without_validation_images_only_the_weights_are_drawn(dataset, tmp_path)
 
 def test_nothing_is_drawn_without_a_logger(dataset, tmp_path):
     options = ("--data.data_dir", dataset, "--max_epochs", 1, "--trainer.logger", "false")
+    options += ("--trainer.default_root_dir", "new/results")
     result = run_script("train.py", *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert not list(tmp_path.rglob("events.*"))

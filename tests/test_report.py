@@ -38,6 +38,16 @@ def test_a_run_leaves_figures_pictures_and_a_page(folder):
         assert np.asarray(picture).std() > 5  # something is drawn
 
 
+def test_a_run_that_diverges_is_reported_too(dataset, tmp_path):
+    options = ("--data.data_dir", dataset, "--max_epochs", 2, "--model.lr", "1e30")
+    result = run_script("train.py", *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "loss nan" in result.stdout
+    out = tmp_path / "lightning_logs" / "version_0" / "test"
+    assert json.loads((out / "metrics.json").read_text(), parse_constant=pytest.fail)["loss"] is None  # NaN is no JSON
+    assert (out / "curves.png").exists()
+
+
 def test_testing_a_checkpoint_leaves_the_same(folder, tmp_path):
     (best,) = folder.parent.glob("checkpoints/best.ckpt")
     result = run_script("test.py", best, "--output", tmp_path / "out", cwd=tmp_path)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from mnist_lightning.checkpoints import load_classifier
 from mnist_lightning.cli import MNISTCLI
 from mnist_lightning.errors import UserError
 from mnist_lightning.restoring import check_like
@@ -14,6 +15,9 @@ LOOP = ("loops", "fit_loop")
 ADAM = ("optimizer_states", 0)
 TIMER = ("callbacks", "Timer")
 GONE = object()
+
+# what the scripts silence too: see quiet() in console.py
+pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 
 
 def command_line(dataset, root, *options):
@@ -109,6 +113,15 @@ def test_a_best_state_without_a_score_is_beaten_by_the_next(dataset, tmp_path, s
     cli.fit()
     assert cli.chosen_checkpoint == last.with_name("best.ckpt")
     assert torch.load(cli.chosen_checkpoint, weights_only=True)["epoch"] == 1
+
+
+def test_a_forged_metric_is_refused_with_the_weights(dataset, tmp_path):
+    command_line(dataset, tmp_path, "--max_epochs=1").fit()
+    last = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+    for value in ("x", torch.zeros(7)):
+        torch.save(forged(last, ("state_dict", "train_metrics.accuracy.tp"), value), tmp_path / "forged.ckpt")
+        with pytest.raises(UserError, match=r"forged\.ckpt: expected weights that fit .*train_metrics\.accuracy\.tp"):
+            load_classifier(tmp_path / "forged.ckpt")
 
 
 def test_what_is_like_ones_own_passes():

@@ -270,7 +270,8 @@ def test_cosine_cannot_go_on_for_another_number_of_epochs(dataset, tmp_path):
 
 def test_a_run_that_goes_on_for_longer_says_so_in_its_config(dataset, tmp_path):
     options = ("--data.data_dir", dataset, *OPTIONS)
-    for more in (("--max_epochs=1",), ("--max_epochs=2", "--ckpt_path=last")):
+    for epochs in (1, 2):
+        more = ("--max_epochs", epochs, "--ckpt_path=last")
         assert run_script("train.py", *options, *more, cwd=tmp_path).returncode == 0
     run = tmp_path / "lightning_logs" / "version_0"
     config = yaml.safe_load((run / "config.yaml").read_text())

@@ -163,6 +163,8 @@ def test_distortions_are_drawn_as_the_flags_of_train_say(dataset, tmp_path):
 
 
 BAD_OPTIONS = [
+    (["--ckpt_path", "last", "--trainer.max_steps", "10"], ["expected no --trainer.max_steps", "--max_epochs"]),
+    (["--ckpt_path", "last", "--trainer.logger", "false"], ["expected the file of a checkpoint", "got last"]),
     (["--model.hiden", "[3]"], ["did you mean --model.hidden?"]),
     (["--model.hidden", "3"], ["--model.hidden", "a list such as [256,128]", "got 3"]),
     (["--model.activation", "swish"], ["'relu', 'sigmoid', 'tanh', 'gelu'", "got swish"]),
