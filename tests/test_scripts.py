@@ -305,9 +305,9 @@ def test_three_epochs_on_real_mnist_reach_96_5_percent(mnist, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_default_run_reaches_97_6_percent(mnist, tmp_path):
+def test_the_default_run_reaches_97_8_percent(mnist, tmp_path):
     ok(run_script("train.py", "--data.data_dir", mnist, cwd=tmp_path))
-    assert json.loads((tmp_path / "lightning_logs/version_0/test/metrics.json").read_text())["accuracy"] >= 0.976
+    assert json.loads((tmp_path / "lightning_logs/version_0/test/metrics.json").read_text())["accuracy"] >= 0.978
 
 
 def test_the_published_config_is_the_default(dataset, tmp_path):

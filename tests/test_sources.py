@@ -495,6 +495,16 @@ def test_files_that_the_user_unpacked_are_kept_and_the_error_says_how_to_use_the
     assert sources.folder(data, "files") == data
 
 
+def test_what_a_killed_download_left_does_not_get_into_the_data_folder(data, mirrors):
+    unfinished = data.with_name(f".{data.name}.unfinished")
+    unfinished.mkdir(parents=True)
+    (unfinished / f"{FILES[0]}.gz").write_bytes(b"half a file")
+    (unfinished / "tmpxyz").write_bytes(b"half a file")
+    sources.prepare(data, "download", [mirrors["first"]])
+    assert contents(data) == mirrors.files
+    assert left_over(data) == {"mnist", *mirrors.files}
+
+
 @contextmanager
 def downloading(count, data, mirror):
     """Processes of their own that download into ``data``: they begin at once, when all are ready."""
@@ -541,6 +551,8 @@ def test_a_process_killed_in_the_middle_leaves_verified_files_or_nothing_and_the
         assert mirrors.halfway.wait(60)
         process.kill()
         assert process.wait(60) == -signal.SIGKILL
+    unfinished = data.with_name(f".{data.name}.unfinished")
+    assert {f"{name}.gz" for name in FILES[present:2]} < {path.name for path in unfinished.iterdir()}  # and a half one
     assert {path.name for path in data.glob("*")} == {f"{name}.gz" for name in FILES[:present]}
     sources.prepare(data, "download", [mirrors["good"]])
     assert left_over(data) == {"mnist", *mirrors.files}
