@@ -8,7 +8,6 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -144,8 +143,11 @@ def curves(history: History, theme: Theme = LIGHT) -> Image.Image:
     picture = Image.new("RGB", (2 * wide, high), theme.paper)
     for number, (name, title, unit) in enumerate((("loss", "loss", 1), ("accuracy", "accuracy, %", 100))):
         lines = {part: history.get(f"{part}/{name}", []) for part in ("train", "val")}
-        scaled = {part: [(epoch, unit * value) for epoch, value in lines[part] if isfinite(value)] for part in lines}
-        panel = _panel(title, {part: scaled[part] for part in scaled if scaled[part]}, (wide, high), theme)
+        finite = {
+            part: [(epoch, value * unit) for epoch, value in points if math.isfinite(value)]
+            for part, points in lines.items()
+        }
+        panel = _panel(title, {part: points for part, points in finite.items() if points}, (wide, high), theme)
         picture.paste(panel, (number * wide, 0))
     return picture
 

@@ -36,7 +36,7 @@ class CheckedStates(L.Callback):
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set, but not declared
         own = {each.state_key: each.state_dict() for each in callbacks if isinstance(each, Timer | BestCheckpoint)}
         given = {key: state for key, state in checkpoint["callbacks"].items() if key in own}
-        self._check(trainer, {"callbacks": {key: own[key] for key in given}}, {"callbacks": given})
+        _check(trainer, "callbacks", {key: own[key] for key in given}, given)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Lightning calls this when it has made the optimizer and the schedule, and before it restores them."""
@@ -50,17 +50,18 @@ class CheckedStates(L.Callback):
             "lr_schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
             "rng_state": torch.get_rng_state(),
         }
-        given = {name: self._checkpoint[name] for name in own}
-        given["loops"] = {"fit_loop": given["loops"].get("fit_loop")}  # the others are not restored
-        self._check(trainer, own, given)
-
-    @staticmethod
-    def _check(trainer: L.Trainer, own: dict[str, Any], given: dict[str, Any]) -> None:
+        loops = {"fit_loop": self._checkpoint["loops"].get("fit_loop")}  # the others are not restored
+        given = {**self._checkpoint, "loops": loops}
+        self._checkpoint = {}  # it is as large as the weights and the optimizer together
         for name in own:
-            try:
-                check_like(own[name], given[name], name)
-            except UserError as error:
-                raise UserError(f"{trainer.ckpt_path}: {error}; give another checkpoint") from error
+            _check(trainer, name, own[name], given[name])
+
+
+def _check(trainer: L.Trainer, name: str, own: Any, given: Any) -> None:
+    try:
+        check_like(own, given, name)
+    except UserError as error:
+        raise UserError(f"{trainer.ckpt_path}: {error}; give another checkpoint") from error
 
 
 def check_like(own: Any, given: Any, place: str) -> None:
