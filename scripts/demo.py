@@ -2,13 +2,13 @@
 
 import importlib.util
 
-from mnist_lightning.startup import importing
+from mnist_lightning.console.startup import importing
 
 with importing():
-    from mnist_lightning.checkpoints import load_classifier
-    from mnist_lightning.console import one_line_errors
+    from mnist_lightning.console.messages import one_line_errors
+    from mnist_lightning.console.parser import Parser
     from mnist_lightning.errors import UserError
-    from mnist_lightning.parser import Parser
+    from mnist_lightning.model.checkpoint import load_classifier
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
         raise UserError('the page needs gradio; run pip install -e ".[demo]"')
     model = load_classifier(args.ckpt)
     with importing():  # 2 s that a wrong path need not wait for
-        from mnist_lightning.demo import build, listen, serve
+        from mnist_lightning.deploy.demo import build, listen, serve
     listener = listen(args.port)
     print("draw at http://{}:{}  (Ctrl-C ends it)".format(*listener.getsockname()), flush=True)
     serve(build(model), listener)

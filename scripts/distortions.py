@@ -3,18 +3,18 @@
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from mnist_lightning.startup import importing
+from mnist_lightning.console.startup import importing
 
 with importing():
     import torch
 
-    from mnist_lightning.augment import Distortion
-    from mnist_lightning.console import one_line_errors
-    from mnist_lightning.datamodule import MNISTDataModule
-    from mnist_lightning.parser import Parser, Seed
-    from mnist_lightning.pictures import digits
-    from mnist_lightning.sampling import seeded
-    from mnist_lightning.sources import DEFAULT_DATA_DIR
+    from mnist_lightning.console.messages import one_line_errors
+    from mnist_lightning.console.parser import Parser, Seed
+    from mnist_lightning.data.augment import Distortion
+    from mnist_lightning.data.datamodule import MNISTDataModule
+    from mnist_lightning.data.download import DEFAULT_DATA_DIR
+    from mnist_lightning.data.sampler import seeded
+    from mnist_lightning.reporting.plots import digits
 
 COLUMNS = 10
 

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from mnist_lightning.startup import importing
+from mnist_lightning.console.startup import importing
 
 with importing():
-    from mnist_lightning.checkpoints import data_settings, read_checkpoint
-    from mnist_lightning.console import one_line_errors
-    from mnist_lightning.datamodule import MNISTDataModule
-    from mnist_lightning.export import FormatName, InputName, export
-    from mnist_lightning.parser import Parser
-    from mnist_lightning.sources import Source
+    from mnist_lightning.console.messages import one_line_errors
+    from mnist_lightning.console.parser import Parser
+    from mnist_lightning.data.datamodule import MNISTDataModule
+    from mnist_lightning.data.download import Source
+    from mnist_lightning.deploy.export import FormatName, InputName, export
+    from mnist_lightning.model.checkpoint import data_settings, read_checkpoint
 
 
 def main() -> None:

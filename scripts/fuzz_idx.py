@@ -26,7 +26,7 @@ except ImportError:
     sys.exit(2)
 
 with atheris.instrument_imports(include=["mnist_lightning.idx"]):
-    from mnist_lightning.idx import DTYPES, GZIP_MAGIC, IDXError, read_idx, write_idx
+    from mnist_lightning.data.idx import DTYPES, GZIP_MAGIC, IDXError, read_idx, write_idx
 
 MEMORY = Path("/dev/shm")  # a file in memory takes a tenth of the time of one on a disk
 

@@ -7,19 +7,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from mnist_lightning.startup import importing
+from mnist_lightning.console.startup import importing
 
 with importing():
     import numpy as np
     from tqdm import tqdm
 
-    from mnist_lightning.augment import SIDE
-    from mnist_lightning.checkpoints import load_classifier
-    from mnist_lightning.console import one_line_errors
+    from mnist_lightning.console.messages import one_line_errors
+    from mnist_lightning.console.parser import Parser
+    from mnist_lightning.data.format import SIDE
     from mnist_lightning.errors import UserError
-    from mnist_lightning.evaluation import BATCH, Evaluated
-    from mnist_lightning.images import KINDS, Picture, read
-    from mnist_lightning.parser import Parser
+    from mnist_lightning.handwriting.read import KINDS, Picture, read
+    from mnist_lightning.model.base import BATCH, BaseClassifier
+    from mnist_lightning.model.checkpoint import load_classifier
 
 
 class Answer(NamedTuple):
@@ -59,7 +59,7 @@ def main() -> None:
         raise SystemExit(1)
 
 
-def answers(model: Evaluated, pictures: Iterable[Picture]) -> Iterator[Answer]:
+def answers(model: BaseClassifier, pictures: Iterable[Picture]) -> Iterator[Answer]:
     """What a model takes pictures for, many at a time."""
     pictures = iter(pictures)
     while chunk := list(islice(pictures, BATCH)):

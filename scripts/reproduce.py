@@ -10,7 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mnist_lightning.startup import importing
+from mnist_lightning.console.startup import importing
 
 with importing():
     import lightning.pytorch as L
@@ -18,12 +18,12 @@ with importing():
     from tqdm import tqdm
 
     from mnist_lightning import files
-    from mnist_lightning.checkpoints import load_committee
-    from mnist_lightning.cli import MNISTCLI, evaluate
-    from mnist_lightning.console import one_line_errors
+    from mnist_lightning.console.messages import one_line_errors
+    from mnist_lightning.console.parser import Parser
     from mnist_lightning.errors import UserError
-    from mnist_lightning.parser import Parser
-    from mnist_lightning.runs import LAST, is_run_of
+    from mnist_lightning.model.checkpoint import load_ensemble
+    from mnist_lightning.training.cli import MNISTCLI, evaluate
+    from mnist_lightning.training.run_folder import LAST, is_run_of
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -32,10 +32,10 @@ UPRIGHT = "--model.deslant=true"
 # together, and 0.47 when one of them had learned from stronger ones.
 MEMBERS = (
     (),
-    (UPRIGHT, "--model.width=4"),
-    (UPRIGHT, "--model.width=5"),
-    (UPRIGHT, "--model.width=6"),
-    (UPRIGHT, "--model.width=5", "--data.elastic=1.0"),
+    (UPRIGHT, "--model.ink_width=4"),
+    (UPRIGHT, "--model.ink_width=5"),
+    (UPRIGHT, "--model.ink_width=6"),
+    (UPRIGHT, "--model.ink_width=5", "--data.elastic=1.0"),
 )
 
 LECUN = "LeCun et al. 1998"
@@ -59,7 +59,7 @@ ROWS = (
     Row("mlp_800", 1.6, SIMARD),
     Row("mlp_800_affine", 1.1, SIMARD),
     Row("mlp_800_elastic", 0.7, SIMARD),
-    Row("mlp_800_committee", 0.39, "Meier et al. 2011", seeds=25, members=MEMBERS),
+    Row("mlp_800_ensemble", 0.39, "Meier et al. 2011", seeds=25, members=MEMBERS),
     Row("mlp_1024_dropout", 1.25, "Srivastava et al. 2014"),
     Row("lenet5", 0.95, LECUN),
     Row("lenet5_distorted", 0.8, LECUN),
@@ -108,7 +108,7 @@ def reproduce(row: Row, seeds: int, data_dir: str | None, output: Path) -> dict[
     errors = [100 * (1 - results["accuracy"]) for results in tested]
     mean, std = statistics.mean(errors), statistics.stdev(errors) if seeds > 1 else None
     if row.members:
-        mean, std = committee_error([run / LAST for run in runs], row, data_dir), None
+        mean, std = ensemble_error([run / LAST for run in runs], row, data_dir), None
     return {
         "config": row.config,
         "published_error": row.published,
@@ -139,7 +139,7 @@ def train(row: Row, seed: int, run: Path, data_dir: str | None, runs: int, bar: 
         with stop_said(), Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
             cli.fit(run)
             training = cli.training
-            files.write(result, json.dumps({"accuracy": cli.test()["accuracy"], **training}, indent=2) + "\n")
+            files.atomic_write(result, json.dumps({"accuracy": cli.test()["accuracy"], **training}, indent=2) + "\n")
     results: dict[str, Any] = json.loads(result.read_text())
     bar.update((seed + 1) * epochs - bar.n)
     bar.set_postfix_str(f"seed {seed}: error {1 - results['accuracy']:.2%}")
@@ -175,11 +175,11 @@ class EpochCounter(L.Callback):
         self.bar.update(self.before + trainer.current_epoch + 1 - self.bar.n)
 
 
-def committee_error(paths: Sequence[Path], row: Row, data_dir: str | None) -> float:
+def ensemble_error(paths: Sequence[Path], row: Row, data_dir: str | None) -> float:
     """The test error of the members together, in percent."""
     trainer = Trainer(devices=1, logger=False, enable_model_summary=False, enable_progress_bar=False)
     data = command_line(row, 0, data_dir).datamodule
-    return 100 * (1 - float(evaluate(trainer, load_committee(paths), data)["accuracy"]))
+    return 100 * (1 - float(evaluate(trainer, load_ensemble(paths), data)["accuracy"]))
 
 
 def read(output: Path) -> dict[str, dict[str, Any]]:
@@ -194,8 +194,8 @@ def read(output: Path) -> dict[str, dict[str, Any]]:
 def write(results: Sequence[dict[str, Any]], output: Path) -> None:
     """Writes results.json and results.md."""
     output.mkdir(parents=True, exist_ok=True)
-    files.write(output / "results.json", json.dumps(results, indent=2) + "\n")
-    files.write(output / "results.md", table(results) + "\n")
+    files.atomic_write(output / "results.json", json.dumps(results, indent=2) + "\n")
+    files.atomic_write(output / "results.md", table(results) + "\n")
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:

@@ -2,19 +2,19 @@
 
 from pathlib import Path
 
-from mnist_lightning.startup import importing
+from mnist_lightning.console.startup import importing
 
 with importing():
     from lightning.pytorch import Trainer
 
-    from mnist_lightning import report
-    from mnist_lightning.callbacks import StepProgressBar
-    from mnist_lightning.checkpoints import data_settings, history, load_classifier, load_committee, read_checkpoint
-    from mnist_lightning.cli import evaluate
-    from mnist_lightning.console import one_line_errors, trainer_errors
-    from mnist_lightning.datamodule import MNISTDataModule
-    from mnist_lightning.parser import Parser
-    from mnist_lightning.runs import run_of
+    from mnist_lightning.console.messages import one_line_errors, trainer_errors
+    from mnist_lightning.console.parser import Parser
+    from mnist_lightning.data.datamodule import MNISTDataModule
+    from mnist_lightning.model.checkpoint import data_settings, history, load_classifier, load_ensemble, read_checkpoint
+    from mnist_lightning.reporting import report
+    from mnist_lightning.training.callbacks import StepProgressBar
+    from mnist_lightning.training.cli import evaluate
+    from mnist_lightning.training.run_folder import run_of
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     parser.set_defaults({f"data.{name}": value for name, value in settings.items()})
     args = parser.instantiate(parser.parse_args())
 
-    model = load_committee(args.ckpt) if others else load_classifier(first)
+    model = load_ensemble(args.ckpt) if others else load_classifier(first)
     with trainer_errors():
         trainer = Trainer(
             accelerator=args.accelerator,

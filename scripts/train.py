@@ -1,14 +1,14 @@
 """Trains a digit classifier, tests the best checkpoint, and says where things are and what to do next."""
 
-from mnist_lightning.startup import importing
+from mnist_lightning.console.startup import importing
 
 with importing():
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    from mnist_lightning import report
-    from mnist_lightning.cli import MNISTCLI
-    from mnist_lightning.console import one_line_errors
-    from mnist_lightning.runs import run_of
+    from mnist_lightning.console.messages import one_line_errors
+    from mnist_lightning.reporting import report
+    from mnist_lightning.training.cli import MNISTCLI
+    from mnist_lightning.training.run_folder import run_of
 
 
 def main() -> None:

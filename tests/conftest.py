@@ -7,8 +7,8 @@ import torch
 from helpers import write_dataset
 from hypothesis import settings
 
-from mnist_lightning.classifier import MNISTClassifier
-from mnist_lightning.datamodule import MNISTDataModule
+from mnist_lightning.data.datamodule import MNISTDataModule
+from mnist_lightning.model.classifier import MNISTClassifier
 
 # With a thread of its own for each core, every one of several PyTorch processes would wait for the others.
 os.environ["OMP_NUM_THREADS"] = "1"

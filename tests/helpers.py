@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mnist_lightning.datamodule import MNISTDataModule
-from mnist_lightning.idx import write_idx
-from mnist_lightning.sources import FILES
+from mnist_lightning.data.datamodule import MNISTDataModule
+from mnist_lightning.data.format import FILES
+from mnist_lightning.data.idx import write_idx
 
 ROOT = Path(__file__).resolve().parents[1]
 

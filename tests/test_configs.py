@@ -9,7 +9,7 @@ import pytest
 import yaml
 from helpers import ROOT, scalars, write_dataset
 
-from mnist_lightning.cli import MNISTCLI
+from mnist_lightning.training.cli import MNISTCLI
 
 CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.yaml"))}
 ROWS = {row.config: row for row in runpy.run_path(str(ROOT / "scripts" / "reproduce.py"))["ROWS"]}
@@ -36,7 +36,7 @@ PARAMETERS = {
     "mlp_800": 636_010,
     "mlp_800_affine": 636_010,
     "mlp_800_elastic": 636_010,
-    "mlp_800_committee": 636_010,
+    "mlp_800_ensemble": 636_010,
     "mlp_1024_dropout": 784 * 1024 + 1024 + 2 * (1024 * 1024 + 1024) + 1024 * 10 + 10,
     "mlp_2500_deep": layers(784, 2500, 2000, 1500, 1000, 500, 10),
     "lenet5": 61_706,

@@ -23,7 +23,7 @@ def test_every_path_that_the_readme_links_to_is_there():
 
 
 def test_every_option_that_the_readme_names_is_one(tmp_path):
-    from mnist_lightning.cli import MNISTCLI
+    from mnist_lightning.training.cli import MNISTCLI
 
     known = MNISTCLI(["--trainer.logger=false"]).parser._option_string_actions
     named = set(re.findall(r"`(--[a-z_.]+)", README)) - {"--help"}

@@ -64,7 +64,7 @@ class Parser(LightningArgumentParser):
             for action in self._actions
             if any(
                 map(
-                    re.compile(r"--trainer\b|--(model|data|checkpoint|pictures)$|--data.mirrors").match,
+                    re.compile(r"--trainer\b|--(model|data|checkpoint|plots)$|--data.mirrors").match,
                     action.option_strings[:1],
                 )
             )

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from mnist_lightning.data.format import SIDE
 from mnist_lightning.errors import UserError
 
-SIDE = 28  # pixels
 NOISE = 10  # random numbers along each axis of an elastic field
 AFFINE = 6  # random numbers of an affine one
 PIXEL = 2 / SIDE  # in grid_sample's coordinates, which go from -1 to 1 over the image

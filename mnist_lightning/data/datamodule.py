@@ -12,19 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from mnist_lightning import sources
-from mnist_lightning.augment import SIDE, Distortion
+from mnist_lightning.data import download
+from mnist_lightning.data.augment import Distortion
+from mnist_lightning.data.download import DEFAULT_DATA_DIR, MIRRORS, Source
+from mnist_lightning.data.format import DataError, read_part
+from mnist_lightning.data.sampler import ChunkSampler, ResumableDataLoader, seeded
 from mnist_lightning.errors import UserError
-from mnist_lightning.idx import read_idx
-from mnist_lightning.sampling import BatchSampler, ResumableLoader, seeded
-from mnist_lightning.sources import DEFAULT_DATA_DIR, MIRRORS, DataError, Source
 
-CLASSES = 10
 SPLIT_SEED = 0  # one split for everyone, whatever the seed of the run
 
 
@@ -97,7 +95,7 @@ class MNISTDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         if not self._prepared:  # the Trainer calls this for fit and again for test; one warning is enough
-            sources.prepare(self.data_dir, self.source, self.mirrors)
+            download.fetch(self.data_dir, self.source, self.mirrors)
             self._prepared = True
 
     def setup(self, stage: str) -> None:
@@ -107,7 +105,7 @@ class MNISTDataModule(L.LightningDataModule):
             DataError: The files are not there, or do not fit together.
             IDXError: A file is damaged.
         """
-        self.folder = sources.folder(self.data_dir, self.source)
+        self.folder = download.folder(self.data_dir, self.source)
         if stage in ("fit", "validate") and not hasattr(self, "train_set"):
             self.train_images = _read("train", self.folder)
             self.train_set, self.val_set = self._split(self.train_images)
@@ -143,15 +141,15 @@ class MNISTDataModule(L.LightningDataModule):
         train, val = (indices.sort().values for indices in (order[count:], order[:count]))
         return Subset(dataset, train), Subset(dataset, val)  # type: ignore[arg-type]
 
-    def train_dataloader(self) -> ResumableLoader:
+    def train_dataloader(self) -> ResumableDataLoader:
         steps = getattr(self.trainer.lightning_module, "steps_per_execution", 1) if self.trainer else 1
         return self._loader(self.train_set, self.batch_size, steps, torch.initial_seed(), self.cut_every)
 
     @property
-    def train_sampler(self) -> BatchSampler:
+    def train_sampler(self) -> ChunkSampler:
         """The order of the training images, and where the Trainer is in it."""
         assert self.trainer is not None and self.trainer.train_dataloader is not None
-        sampler: BatchSampler = self.trainer.train_dataloader.sampler
+        sampler: ChunkSampler = self.trainer.train_dataloader.sampler
         return sampler
 
     @property
@@ -171,12 +169,12 @@ class MNISTDataModule(L.LightningDataModule):
 
     def _loader(
         self, dataset: Images, batch_size: int, steps: int = 1, seed: int | None = None, cut_every: int = 0
-    ) -> ResumableLoader:
+    ) -> ResumableDataLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = BatchSampler(len(dataset), batch_size, steps, seed, rank, world_size, cut_every)
+        sampler = ChunkSampler(len(dataset), batch_size, steps, seed, rank, world_size, cut_every)
         # The sampler's batches index the tensors directly: nothing to collate, and nothing for a worker to do. The
         # generator is the loader's own, so that starting an epoch draws nothing from the generator dropout uses.
-        return ResumableLoader(dataset, batch_size=None, sampler=sampler, generator=torch.Generator())
+        return ResumableDataLoader(dataset, batch_size=None, sampler=sampler, generator=torch.Generator())
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         images, labels = batch
@@ -217,21 +215,5 @@ def _sha256(*datasets: ImageDataset) -> str:
 
 
 def _read(part: str, folder: Path) -> ImageDataset:
-    """Reads ``train`` or ``t10k`` and checks that its two files fit together."""
-    paths = [sources.find(folder, name) for name in sources.FILES if name.startswith(part)]
-    images, labels = (read_idx(path) for path in paths)
-    if images.dtype != np.uint8 or images.shape[1:] != (SIDE, SIDE):
-        raise DataError(
-            f"{paths[0]}: expected uint8 images of {SIDE}x{SIDE} pixels, "
-            f"got {images.dtype} of shape {images.shape}; give files in MNIST's format"
-        )
-    if labels.dtype != np.uint8 or labels.shape != images.shape[:1]:
-        raise DataError(
-            f"{paths[1]}: expected one uint8 label for each of the {len(images):,} images in {paths[0].name}, got "
-            f"{labels.dtype} of shape {labels.shape}; give two files that belong together"
-        )
-    if not len(labels):
-        raise DataError(f"{paths[0]}: expected images, got none; give the published files")
-    if labels.max() >= CLASSES:
-        raise DataError(f"{paths[1]}: expected labels from 0 to {CLASSES - 1}, got {labels.max()}; relabel the classes")
-    return ImageDataset(torch.from_numpy(images), torch.from_numpy(labels).long())
+    images, labels = (torch.from_numpy(array) for array in read_part(part, folder))
+    return ImageDataset(images, labels.long())

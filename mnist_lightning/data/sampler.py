@@ -22,7 +22,7 @@ def seeded(*numbers: int, device: torch.device | str = "cpu") -> torch.Generator
     return torch.Generator(device).manual_seed(int(mixed))
 
 
-class BatchSampler(Sampler[Tensor]):
+class ChunkSampler(Sampler[Tensor]):
     """Yields the indices of whole batches, in an order that is a function of (seed, epoch).
 
     Where it stands in that order is a number, ``position``: batches yielded in this epoch. That is all a run needs to
@@ -108,10 +108,10 @@ class BatchSampler(Sampler[Tensor]):
         return {name: getattr(self, name) for name in names}
 
 
-class ResumableLoader(DataLoader[tuple[Tensor, ...]]):
+class ResumableDataLoader(DataLoader[tuple[Tensor, ...]]):
     """A DataLoader whose sampler's position goes into Lightning's checkpoints."""
 
-    sampler: BatchSampler
+    sampler: ChunkSampler
 
     def state_dict(self) -> dict[str, Any]:
         return self.sampler.state_dict()

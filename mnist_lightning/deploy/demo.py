@@ -15,11 +15,11 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 from PIL import Image
 
-from mnist_lightning.datamodule import CLASSES
+from mnist_lightning.data.format import CLASSES
 from mnist_lightning.errors import UserError
-from mnist_lightning.evaluation import Evaluated
-from mnist_lightning.pictures import data_url, png
-from mnist_lightning.prepare import prepare
+from mnist_lightning.handwriting.to_mnist import to_mnist
+from mnist_lightning.model.base import BaseClassifier
+from mnist_lightning.reporting.plots import data_url, png
 
 HOST = "127.0.0.1"
 
@@ -95,7 +95,7 @@ BLANK: dict[str, Any] = {"shares": [{}] * CLASSES}  # the answer to nothing
 PAGE_STYLE = ".html-container { --block-padding: 0 }"  # it would indent what Gradio does not frame
 
 
-def build(model: Evaluated) -> gr.Blocks:
+def build(model: BaseClassifier) -> gr.Blocks:
     """Builds the page.
 
     Args:
@@ -104,7 +104,7 @@ def build(model: Evaluated) -> gr.Blocks:
     model.eval()  # once: answers to two drawings may be worked out at the same time
 
     def answer(drawing: str | None) -> dict[str, Any]:
-        digit = prepare(_image(drawing)) if drawing else None
+        digit = to_mnist(_image(drawing)) if drawing else None
         if digit is None:
             return BLANK
         labels, probabilities = model.predict(digit[None])

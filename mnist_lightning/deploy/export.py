@@ -1,6 +1,6 @@
 """Exports a checkpoint's classifier: one file, images in, probabilities out, checked before it has its name.
 
-What every format holds is a :class:`Reader`: the preprocessing, the net and the softmax, for any number of images.
+What every format holds is a :class:`EndToEnd`: the preprocessing, the net and the softmax, for any number of images.
 ONNX and pt2 (PyTorch's own archive) are graphs of one input type and refuse another; TorchScript takes both.
 """
 
@@ -10,8 +10,7 @@ import logging
 import os
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -21,11 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mnist_lightning.augment import SIDE
-from mnist_lightning.checkpoints import load_classifier
-from mnist_lightning.datamodule import CLASSES, MNISTDataModule
+from mnist_lightning.data.datamodule import MNISTDataModule
+from mnist_lightning.data.format import CLASSES, SIDE
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import whole
+from mnist_lightning.files import atomic_path
+from mnist_lightning.model.checkpoint import load_classifier
 
 FormatName = Literal["onnx", "torchscript", "pt2"]
 InputName = Literal["uint8", "float"]
@@ -41,7 +40,7 @@ class ExportError(UserError):
     """A classifier cannot be exported, or the file does not answer as the checkpoint does."""
 
 
-class Reader(nn.Module):
+class EndToEnd(nn.Module):
     """What is exported: reads digits, in bright ink on black as in MNIST's files.
 
     Args:
@@ -123,9 +122,9 @@ def export(
         "checked_on": f"{len(digits):,} test images of {data.dataset_name}",
     }
     example = torch.from_numpy(_as(input, digits[[0, 0]]))
-    content = kind.make(Reader(model.net).eval(), example, about)
+    content = kind.make(EndToEnd(model.net).eval(), example, about)
     expected = model.predict(digits)[1]
-    with _whole(path) as unfinished:
+    with atomic_path(path) as unfinished:
         unfinished.write_bytes(content)
         run = kind.runtime(unfinished)
         difference = max(float(np.abs(run(_as(name, digits)) - expected).max()) for name in inputs)
@@ -154,32 +153,22 @@ def _require(packages: Sequence[str], format: FormatName) -> None:
         raise ExportError(f'--format {format} needs {", ".join(missing)}; run pip install -e ".[export]"')
 
 
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Says of a file that cannot be written what to do."""
-    try:
-        with whole(path) as unfinished:
-            yield unfinished
-    except OSError as error:
-        raise ExportError(f"cannot write {path}: {error.strerror}; make room, or give another --output") from error
-
-
 def _as(input: InputName, digits: NDArray[np.uint8]) -> Pixels:
     return digits if input == "uint8" else np.divide(digits, 255, dtype=np.float32)
 
 
-def _graph(reader: Reader, example: Tensor) -> torch.export.ExportedProgram:
-    """The reader as a graph for any number of images of the example's type."""
-    graph = torch.export.export(reader, (example,), dynamic_shapes=({0: torch.export.Dim("N")},))
+def _graph(end_to_end: EndToEnd, example: Tensor) -> torch.export.ExportedProgram:
+    """The end_to_end as a graph for any number of images of the example's type."""
+    graph = torch.export.export(end_to_end, (example,), dynamic_shapes=({0: torch.export.Dim("N")},))
     for node in graph.graph.nodes:
         node.meta.pop("stack_trace", None)  # it names folders of this machine
     return graph
 
 
-def _make_onnx(reader: Reader, example: Tensor, about: dict[str, str]) -> bytes:
+def _make_onnx(end_to_end: EndToEnd, example: Tensor, about: dict[str, str]) -> bytes:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not there; nobody needs it
     program = torch.onnx.export(
-        _graph(reader, example),
+        _graph(end_to_end, example),
         input_names=["images"],
         output_names=["probabilities"],
         dynamic_shapes=({0: "N"},),
@@ -191,9 +180,9 @@ def _make_onnx(reader: Reader, example: Tensor, about: dict[str, str]) -> bytes:
     return content
 
 
-def _make_torchscript(reader: Reader, _: Tensor, about: dict[str, str]) -> bytes:
+def _make_torchscript(end_to_end: EndToEnd, _: Tensor, about: dict[str, str]) -> bytes:
     traceable, plain, file = io.BytesIO(), io.BytesIO(), io.BytesIO()
-    torch.jit.save(torch.jit.script(reader), traceable)
+    torch.jit.save(torch.jit.script(end_to_end), traceable)
     with zipfile.ZipFile(traceable) as old, zipfile.ZipFile(plain, "w") as new:
         for entry in old.infolist():
             if not entry.filename.endswith(".debug_pkl"):  # it names folders of this machine
@@ -203,11 +192,11 @@ def _make_torchscript(reader: Reader, _: Tensor, about: dict[str, str]) -> bytes
     return file.getvalue()
 
 
-def _make_pt2(reader: Reader, example: Tensor, about: dict[str, str]) -> bytes:
+def _make_pt2(end_to_end: EndToEnd, example: Tensor, about: dict[str, str]) -> bytes:
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*No complete tensor found")  # what it makes of channels_last
-        torch.export.save(_graph(reader, example), file, extra_files=about)
+        torch.export.save(_graph(end_to_end, example), file, extra_files=about)
     return file.getvalue()
 
 
@@ -241,7 +230,7 @@ class Format(NamedTuple):
     """The end of a file's name, what makes its content, what loads it to run it, and the packages of the extra."""
 
     suffix: str
-    make: Callable[[Reader, Tensor, dict[str, str]], bytes]
+    make: Callable[[EndToEnd, Tensor, dict[str, str]], bytes]
     runtime: Callable[[Path], Callable[[Pixels], Floats]]
     packages: tuple[str, ...] = ()
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from mnist_lightning.augment import SIDE
+from mnist_lightning.data.format import read_images
+from mnist_lightning.data.idx import GZIP_MAGIC
 from mnist_lightning.errors import UserError
-from mnist_lightning.idx import GZIP_MAGIC, read_idx
-from mnist_lightning.prepare import LONGEST, prepare
+from mnist_lightning.handwriting.to_mnist import LONGEST, to_mnist
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "PPM")  # no EPS, which would run Ghostscript
 KINDS = ", ".join(FORMATS)
@@ -53,7 +53,7 @@ def _read_file(path: Path) -> Iterator[Picture]:
         with path.open("rb") as file:
             start = file.read(3)
         if IDX.match(start):
-            yield from (Picture(f"{path}[{index}]", digit) for index, digit in enumerate(_read_digits(path)))
+            yield from (Picture(f"{path}[{index}]", digit) for index, digit in enumerate(read_images(path)))
         else:
             yield Picture(str(path), _read_picture(path))
     except UserError as error:
@@ -64,22 +64,11 @@ def _read_file(path: Path) -> Iterator[Picture]:
         )
 
 
-def _read_digits(path: Path) -> NDArray[np.uint8]:
-    digits = read_idx(path)
-    if digits.dtype != np.uint8 or digits.shape[1:] != (SIDE, SIDE):
-        raise UserError(
-            f"{path}: expected uint8 images of shape (N, {SIDE}, {SIDE}), got {digits.dtype} of shape {digits.shape}"
-        )
-    if not len(digits):
-        raise UserError(f"{path}: expected images, got none; give another file")
-    return digits
-
-
 def _read_picture(path: Path) -> NDArray[np.uint8] | None:
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
             image.draft(None, (LONGEST, LONGEST))  # a JPEG of 12 megapixels is decoded at a quarter of its size
-            return prepare(image)
+            return to_mnist(image)
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: expected a picture ({KINDS}) or an IDX file, got something else") from error
     except Exception as error:  # Pillow's readers raise whatever a damaged file makes them

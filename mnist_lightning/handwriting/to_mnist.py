@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from scipy import ndimage
 
-from mnist_lightning import ink
-from mnist_lightning.augment import SIDE
-from mnist_lightning.ink import Float
+from mnist_lightning.data.format import SIDE
+from mnist_lightning.handwriting import ink
+from mnist_lightning.handwriting.ink import Float
 
 LONGEST = 512  # pixels of the longer side that pictures are shrunk to
 BOX = 20  # pixels of MNIST's box; the rest of 28 is margin
@@ -20,7 +20,7 @@ CENTRE = 14  # the pixel that MNIST's centres of mass are rounded to
 THIN, USUAL = 1.8, 2.4  # pixels in the box: 5% of MNIST's strokes are narrower than the one; the other is usual
 
 
-def prepare(image: Image.Image) -> NDArray[np.uint8] | None:
+def to_mnist(image: Image.Image) -> NDArray[np.uint8] | None:
     """Makes of a picture of a digit what MNIST would have made of it.
 
     Ink may be darker or lighter than its paper, or differ in colour only; paper may be unevenly lit, noisy, turned, or

@@ -18,8 +18,7 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-from mnist_lightning.augment import SIDE
-from mnist_lightning.datamodule import CLASSES
+from mnist_lightning.data.format import CLASSES, SIDE
 from mnist_lightning.errors import UserError
 
 BATCH = 1000  # images at a time, to predict
@@ -55,7 +54,7 @@ def accuracy() -> MulticlassAccuracy:
     return MulticlassAccuracy(CLASSES, average="micro", validate_args=False)
 
 
-class Evaluated(L.LightningModule):
+class BaseClassifier(L.LightningModule):
     """A module whose ``forward`` maps float images (batch, 1, 28, 28) to logits (batch, 10), and its test.
 
     Args:

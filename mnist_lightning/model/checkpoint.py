@@ -14,12 +14,12 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from mnist_lightning import files
-from mnist_lightning.classifier import MNISTClassifier
-from mnist_lightning.committee import Committee
-from mnist_lightning.datamodule import MNISTDataModule
+from mnist_lightning.data.datamodule import MNISTDataModule
+from mnist_lightning.data.download import sample_dir
 from mnist_lightning.errors import UserError
-from mnist_lightning.restoring import check_like
-from mnist_lightning.sources import sample_dir
+from mnist_lightning.model.classifier import MNISTClassifier
+from mnist_lightning.model.ensemble import Ensemble
+from mnist_lightning.training.restoring import check_like
 
 # Lightning's names in a checkpoint for the options of the model, those of the data, and the data's own state
 MODEL, DATA, STATE = "hyper_parameters", "datamodule_hyper_parameters", MNISTDataModule.__qualname__
@@ -85,7 +85,7 @@ def load_classifier(path: str | os.PathLike[str]) -> MNISTClassifier:
     return model
 
 
-def load_committee(paths: Sequence[str | os.PathLike[str]]) -> Committee:
+def load_ensemble(paths: Sequence[str | os.PathLike[str]]) -> Ensemble:
     """Builds a committee of the classifiers in several checkpoints, on the CPU.
 
     Raises:
@@ -103,7 +103,7 @@ def load_committee(paths: Sequence[str | os.PathLike[str]]) -> Committee:
                 f"{path}: expected a committee trained on one dataset, but {paths[0]} was trained on another; "
                 "give checkpoints of the same data"
             )
-    return Committee([load_classifier(path) for path in paths])
+    return Ensemble([load_classifier(path) for path in paths])
 
 
 def load_weights(model: MNISTClassifier, checkpoint: dict[str, Any], path: str | os.PathLike[str]) -> None:
@@ -192,7 +192,7 @@ def _checked(cls: type, values: Any, path: str | os.PathLike[str]) -> dict[str, 
     return checked
 
 
-class WholeFiles(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints so that a file under its own name is always whole: beside it first, then moved over it.
 
     Lightning's own goes through the system's folder for temporary files, and a move between two disks is a copy.
@@ -211,7 +211,7 @@ class WholeFiles(TorchCheckpointIO):
         torch.save(checkpoint, data)
         try:
             path.parent.mkdir(exist_ok=True)
-            files.write(path, data.getvalue())
+            files.atomic_write(path, data.getvalue())
         except OSError as error:
             raise CheckpointError(
                 f"cannot write {path}: {error.strerror}; what was saved before is whole: make room, or the folder "

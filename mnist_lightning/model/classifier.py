@@ -23,18 +23,18 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR,
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from mnist_lightning.augment import SIDE
-from mnist_lightning.datamodule import CLASSES, data_of
+from mnist_lightning.data.datamodule import data_of
+from mnist_lightning.data.format import CLASSES, SIDE
 from mnist_lightning.errors import UserError
-from mnist_lightning.evaluation import LOSSES, Evaluated, Loss, LossName, accuracy
-from mnist_lightning.nets import Activation, NetName, build, sizes
+from mnist_lightning.model.base import LOSSES, BaseClassifier, Loss, LossName, accuracy
+from mnist_lightning.model.nets import Activation, NetName, build, sizes
 
 STEP_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
 
 Scheduler = Literal["step", "plateau", "cosine", "onecycle", "none"]
 
 
-class MNISTClassifier(Evaluated):
+class MNISTClassifier(BaseClassifier):
     """Trains a net with Adam.
 
     Args:
@@ -46,7 +46,7 @@ class MNISTClassifier(Evaluated):
         dropout: Probability of zeroing each hidden output while training (0.2 to 0.5 regularizes).
         input_dropout: The same for each pixel, for simple.
         deslant: Stands each digit upright before the net sees it, by a shear.
-        width: Standard deviation of a digit's ink across, in pixels, that it is stretched to first; 0 does not.
+        ink_width: Standard deviation of a digit's ink across, in pixels, that it is stretched to first; 0 does not.
         loss: What training lowers: cross_entropy, or mse, the squared error of the probabilities.
         label_smoothing: Share of each label that cross-entropy spreads over all classes while training.
         lr: Adam's learning rate; the highest, for onecycle.
@@ -72,7 +72,7 @@ class MNISTClassifier(Evaluated):
         dropout: float = 0.0,
         input_dropout: float = 0.0,
         deslant: bool = False,
-        width: float = 0.0,
+        ink_width: float = 0.0,
         loss: LossName = "cross_entropy",
         label_smoothing: float = 0.0,
         lr: float = 1e-3,
@@ -90,7 +90,7 @@ class MNISTClassifier(Evaluated):
         _check("gamma", gamma, 0 < gamma <= 1, "above 0 and at most 1")
         _check("gradient_clip_val", gradient_clip_val, gradient_clip_val >= 0, "at least 0")
         _check("steps_per_execution", steps_per_execution, steps_per_execution >= 1, "at least 1")
-        _check("width", width, 0 <= width <= SIDE, f"from 0 to {SIDE}")
+        _check("ink_width", ink_width, 0 <= ink_width <= SIDE, f"from 0 to {SIDE}")
         _check("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "from 0 to below 1")
         _check("label_smoothing", label_smoothing, not label_smoothing or loss == "cross_entropy", f"0 for {loss}")
         hidden, channels = sizes(net, hidden, channels)
@@ -104,7 +104,7 @@ class MNISTClassifier(Evaluated):
         self.net = build(
             net,
             deslant=deslant,
-            width=width,
+            ink_width=ink_width,
             hidden=hidden,
             channels=channels,
             activation=activation,

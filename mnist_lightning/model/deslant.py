@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mnist_lightning.augment import PIXEL, SIDE
+from mnist_lightning.data.augment import PIXEL
+from mnist_lightning.data.format import SIDE
 
 STRETCH = 2.0  # the most; a 1 is a stroke, and as wide as a 0 it would be a blot
 
 
-class Normalize(nn.Module):
+class Deslant(nn.Module):
     """Stands digits upright and makes them equally wide; their place and their height stay.
 
     Args:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from mnist_lightning.errors import UserError
-from mnist_lightning.evaluation import Evaluated
+from mnist_lightning.model.base import BaseClassifier
 
 
-class Committee(Evaluated):
+class Ensemble(BaseClassifier):
     """Answers with the mean of its members' probabilities, as the committees of Meier et al. 2011 did.
 
     Args:
@@ -20,7 +20,7 @@ class Committee(Evaluated):
         UserError: There are none.
     """
 
-    def __init__(self, members: Sequence[Evaluated]) -> None:
+    def __init__(self, members: Sequence[BaseClassifier]) -> None:
         super().__init__("cross_entropy")
         if not members:
             raise UserError("expected a committee of at least one classifier, got none")

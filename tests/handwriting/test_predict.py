@@ -10,7 +10,7 @@ from drawings import draw, photograph
 from helpers import make_digits, run_script, save_classifier
 from PIL import Image
 
-from mnist_lightning.idx import write_idx
+from mnist_lightning.data.idx import write_idx
 
 NONE = {"digit": None, "probability": None, "runner_up": None, "runner_up_probability": None}
 
@@ -89,7 +89,7 @@ def test_a_bad_file_is_a_line_and_the_others_are_answered(folder):
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "tif", "webp", "avif", "ppm"])
 def test_no_damage_to_a_file_ends_in_a_traceback(folder, suffix, tmp_path):
-    from mnist_lightning.images import read
+    from mnist_lightning.handwriting.read import read
 
     draw(3, size=(40, 40), height=30, pen=4, place=(10, 5)).save(tmp_path / f"whole.{suffix}")
     (good,) = read([str(tmp_path / f"whole.{suffix}")])

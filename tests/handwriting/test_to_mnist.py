@@ -6,9 +6,9 @@ from drawings import draw, photograph
 from PIL import Image, ImageFilter
 from scipy import ndimage
 
-from mnist_lightning.idx import read_idx
-from mnist_lightning.prepare import prepare
-from mnist_lightning.sources import FILES, find
+from mnist_lightning.data.format import FILES, find
+from mnist_lightning.data.idx import read_idx
+from mnist_lightning.handwriting.to_mnist import to_mnist
 
 DIGITS = range(10)
 
@@ -58,7 +58,7 @@ PICTURES = {
 
 @pytest.mark.parametrize("kind", PICTURES)
 def test_a_digit_is_found_fitted_into_the_box_centred_by_its_mass_and_read(kind, reader):
-    images = [prepare(PICTURES[kind](digit)) for digit in DIGITS]
+    images = [to_mnist(PICTURES[kind](digit)) for digit in DIGITS]
     for image in images:
         assert (image.dtype, image.shape, image.max()) == (np.uint8, (28, 28), 255)
         rows, columns = np.nonzero(image)
@@ -69,10 +69,10 @@ def test_a_digit_is_found_fitted_into_the_box_centred_by_its_mass_and_read(kind,
 
 def test_the_digits_of_mnist_come_out_as_they_went_in(mnist):
     images = read_idx(find(mnist, FILES[2]))[:500]
-    prepared = np.stack([prepare(Image.fromarray(image)) for image in images])
+    prepared = np.stack([to_mnist(Image.fromarray(image)) for image in images])
     assert (prepared == images).all((1, 2)).mean() > 0.95
     assert np.abs(prepared.astype(int) - images).mean() < 0.1
-    inverted = np.stack([prepare(Image.fromarray(255 - image)) for image in images])
+    inverted = np.stack([to_mnist(Image.fromarray(255 - image)) for image in images])
     assert np.abs(inverted.astype(int) - images).mean() < 1
 
 
@@ -106,7 +106,7 @@ BLANKS = {
 
 @pytest.mark.parametrize("kind", BLANKS)
 def test_a_blank_has_no_digit(kind):
-    assert prepare(BLANKS[kind]) is None
+    assert to_mnist(BLANKS[kind]) is None
 
 
 @pytest.mark.parametrize(
@@ -116,11 +116,11 @@ def test_a_blank_has_no_digit(kind):
 def test_every_mode_of_pillow_can_be_read(mode):
     image = draw(3, size=(60, 60), height=40, pen=5, place=(15, 10))
     image = with_16_bits(3) if mode == "I;16" else image.convert(mode)
-    assert prepare(image) is not None
+    assert to_mnist(image) is not None
 
 
 @pytest.mark.parametrize("size", [(2, 2), (3, 700), (700, 3), (64, 65), (513, 2)])
 def test_every_size_can_be_read(size):
     pixels = np.random.default_rng(0).integers(0, 256, size[::-1], np.uint8)
-    image = prepare(Image.fromarray(pixels))
+    image = to_mnist(Image.fromarray(pixels))
     assert image is None or image.shape == (28, 28)

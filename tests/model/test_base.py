@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from mnist_lightning.classifier import MNISTClassifier
 from mnist_lightning.errors import UserError
-from mnist_lightning.evaluation import LOSSES, Evaluated, Loss
+from mnist_lightning.model.base import LOSSES, BaseClassifier, Loss
+from mnist_lightning.model.classifier import MNISTClassifier
 
 
 def by_hand(name, logits, labels):
@@ -54,7 +54,7 @@ def test_losses_of_answers_that_anyone_can_check(name, unsure, right, wrong):
         assert metric.compute().item() == pytest.approx(expected, abs=1e-5)
 
 
-class ReadsTheAnswer(Evaluated):
+class ReadsTheAnswer(BaseClassifier):
     """Takes an image's first ten pixels for its logits."""
 
     def forward(self, images):

@@ -9,9 +9,9 @@ import pytest
 import torch
 from helpers import run_script
 
-from mnist_lightning.checkpoints import CheckpointError, data_settings, load_classifier, read_checkpoint
-from mnist_lightning.classifier import MNISTClassifier
-from mnist_lightning.datamodule import MNISTDataModule
+from mnist_lightning.data.datamodule import MNISTDataModule
+from mnist_lightning.model.checkpoint import CheckpointError, data_settings, load_classifier, read_checkpoint
+from mnist_lightning.model.classifier import MNISTClassifier
 
 
 class Evil:

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from helpers import run_script, scalars
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from mnist_lightning.classifier import MNISTClassifier, Scheduler
-from mnist_lightning.cli import MNISTCLI
-from mnist_lightning.datamodule import MNISTDataModule
+from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
-from mnist_lightning.nets import SimpleNet
+from mnist_lightning.model.classifier import MNISTClassifier, Scheduler
+from mnist_lightning.model.nets import SimpleNet
+from mnist_lightning.training.cli import MNISTCLI
 
 
 def fit(folder, *, logger=False, seed=0, data=None, trainer=None, **model):

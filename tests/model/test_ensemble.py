@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from helpers import run_script, write_dataset
 
-from mnist_lightning.checkpoints import CheckpointError, load_classifier, load_committee
-from mnist_lightning.classifier import MNISTClassifier
-from mnist_lightning.cli import MNISTCLI
-from mnist_lightning.committee import Committee
+from mnist_lightning.data.format import FILES
+from mnist_lightning.data.idx import read_idx
 from mnist_lightning.errors import UserError
-from mnist_lightning.idx import read_idx
-from mnist_lightning.sources import FILES
+from mnist_lightning.model.checkpoint import CheckpointError, load_classifier, load_ensemble
+from mnist_lightning.model.classifier import MNISTClassifier
+from mnist_lightning.model.ensemble import Ensemble
+from mnist_lightning.training.cli import MNISTCLI
 
 # Unlike in every way, and each with something that training does and testing must not
 MEMBERS = (
@@ -54,7 +54,7 @@ def mean_probabilities(checkpoints, images):
 def test_a_committee_answers_with_the_mean_of_its_members_probabilities():
     nets = ("simple", "lenet5", "convnet")
     members = [MNISTClassifier(net=net) for net in nets]
-    committee = Committee(members).eval()
+    committee = Ensemble(members).eval()
     images = torch.rand(20, 1, 28, 28)
     expected = sum(member(images).softmax(1) for member in members) / 3
     assert torch.allclose(committee(images).softmax(1), expected, atol=1e-6)
@@ -70,7 +70,7 @@ def test_answers_that_are_sure_beyond_what_a_float_holds_stay_finite():
         def forward(self, images):
             return 1e4 * F.one_hot(torch.full((len(images),), self.digit), 10).float()
 
-    logits = Committee([Sure(3), Sure(3), Sure(7)])(torch.rand(2, 1, 28, 28))
+    logits = Ensemble([Sure(3), Sure(3), Sure(7)])(torch.rand(2, 1, 28, 28))
     assert logits.isfinite().all()
     assert torch.allclose(logits.softmax(1)[:, [3, 7]], torch.tensor([2 / 3, 1 / 3]))
 
@@ -78,12 +78,12 @@ def test_answers_that_are_sure_beyond_what_a_float_holds_stay_finite():
 def test_a_committee_of_one_is_its_member(members):
     images = torch.rand(20, 1, 28, 28)
     for path in members:
-        alone, committee = load_classifier(path).eval(), load_committee([path]).eval()
+        alone, committee = load_classifier(path).eval(), load_ensemble([path]).eval()
         assert torch.allclose(committee(images).softmax(1), alone(images).softmax(1), atol=1e-6)
 
 
 def test_a_committee_of_none_is_refused():
-    for empty in (lambda: Committee([]), lambda: load_committee([])):
+    for empty in (lambda: Ensemble([]), lambda: load_ensemble([])):
         with pytest.raises(UserError, match="expected a committee of at least one classifier, got none"):
             empty()
 
@@ -145,7 +145,7 @@ def test_a_forged_checkpoint_is_refused_wherever_it_stands(members, tmp_path, ki
     paths = [members[1]]
     paths.insert(place, tmp_path / "forged.ckpt")
     with pytest.raises(CheckpointError) as error:
-        load_committee(paths)
+        load_ensemble(paths)
     assert str(tmp_path / "forged.ckpt") in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -156,4 +156,4 @@ def test_two_forged_checkpoints_cannot_vouch_for_each_other(members, tmp_path):
         checkpoint["MNISTDataModule"]["sha256"] = torch.zeros(3)
         torch.save(checkpoint, tmp_path / name)
     with pytest.raises(CheckpointError, match="expected"):
-        load_committee([tmp_path / "a.ckpt", tmp_path / "b.ckpt"])
+        load_ensemble([tmp_path / "a.ckpt", tmp_path / "b.ckpt"])

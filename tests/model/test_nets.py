@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mnist_lightning.errors import UserError
-from mnist_lightning.nets import ACTIVATIONS, NETS, ConvNet, LeNet5, SimpleNet, build
+from mnist_lightning.model.nets import ACTIVATIONS, NETS, ConvNet, LeNet5, SimpleNet, build
 
 
 def count(net):

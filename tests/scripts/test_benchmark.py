@@ -9,7 +9,7 @@ from helpers import run_script
 @pytest.mark.slow
 def test_every_competitor_trains_and_every_figure_is_in_the_json(dataset, tmp_path):
     options = ("--data_dir", dataset, "--repeats", 2, "--json", "figures.json")
-    result = run_script("benchmark.py", *options, cwd=tmp_path, timeout=600)
+    result = run_script("benchmark/run.py", *options, cwd=tmp_path, timeout=600)
     assert result.returncode == 0, result.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
     names = " ".join(figures["epochs"])
@@ -34,7 +34,9 @@ def test_every_competitor_trains_and_every_figure_is_in_the_json(dataset, tmp_pa
 
 
 def test_a_guide_that_fails_is_an_error_not_a_figure(tmp_path):
-    result = run_script("measure_process.py", "python3", "-c", "print('epoch'); raise SystemExit(3)", cwd=tmp_path)
+    result = run_script(
+        "benchmark/measure_process.py", "python3", "-c", "print('epoch'); raise SystemExit(3)", cwd=tmp_path
+    )
     assert result.returncode == 3
 
 
@@ -44,6 +46,6 @@ def test_the_guides_script_learns(dataset, tmp_path):
 
 
 def test_no_repeats_are_refused(tmp_path):
-    result = run_script("benchmark.py", "--repeats", 0, cwd=tmp_path)
+    result = run_script("benchmark/run.py", "--repeats", 0, cwd=tmp_path)
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
     assert "--repeats" in result.stderr

@@ -14,9 +14,9 @@ import pytest
 import torch
 from helpers import ROOT, run_script, write_dataset
 
-from mnist_lightning.checkpoints import load_classifier, load_committee
-from mnist_lightning.idx import read_idx, write_idx
-from mnist_lightning.sources import FILES
+from mnist_lightning.data.format import FILES
+from mnist_lightning.data.idx import read_idx, write_idx
+from mnist_lightning.model.checkpoint import load_classifier, load_ensemble
 
 REPRODUCE = runpy.run_path(str(ROOT / "scripts" / "reproduce.py"))
 KEYS = ["config", "published_error", "error_mean", "error_std", "seeds", "parameters", "epochs", "seconds", "source"]
@@ -158,16 +158,16 @@ def test_a_committees_row_is_the_error_of_all_together_and_the_rows_before_stay_
     before = rows(tmp_path)
     later = {**before["linear"], "config": "convnet_fast"}  # as if another row had been reproduced too
     (tmp_path / "out" / "results.json").write_text(json.dumps([*before.values(), later]))
-    out = ok(reproduce("mlp_800_committee", "--seeds", 2, "--data_dir", few, cwd=tmp_path))
+    out = ok(reproduce("mlp_800_ensemble", "--seeds", 2, "--data_dir", few, cwd=tmp_path))
     results = rows(tmp_path)
-    assert list(results) == ["linear", "mlp_800_committee", "convnet_fast"]
+    assert list(results) == ["linear", "mlp_800_ensemble", "convnet_fast"]
     assert (results["linear"], results["convnet_fast"]) == (before["linear"], later)
-    row = results["mlp_800_committee"]
-    checkpoints = [tmp_path / "out" / "mlp_800_committee" / f"seed_{seed}" / LAST for seed in range(2)]
-    assert row["error_mean"] == pytest.approx(error(load_committee(checkpoints), few), abs=1e-3)
+    row = results["mlp_800_ensemble"]
+    checkpoints = [tmp_path / "out" / "mlp_800_ensemble" / f"seed_{seed}" / LAST for seed in range(2)]
+    assert row["error_mean"] == pytest.approx(error(load_ensemble(checkpoints), few), abs=1e-3)
     assert (row["error_std"], row["seeds"], row["parameters"]) == (None, 2, 636_010)
     first, second = (load_classifier(path).hparams for path in checkpoints)
-    assert (first.deslant, first.width, second.deslant, second.width) == (False, 0, True, 4)
+    assert (first.deslant, first.ink_width, second.deslant, second.ink_width) == (False, 0, True, 4)
     table = (tmp_path / "out" / "results.md").read_text()
     assert table == REPRODUCE["table"](list(results.values())) + "\n"
     assert out.startswith(table)

@@ -11,8 +11,8 @@ import yaml
 from helpers import ROOT, run_script, scalars, write_dataset
 from PIL import Image
 
-from mnist_lightning.idx import read_idx, write_idx
-from mnist_lightning.sources import FILES
+from mnist_lightning.data.format import FILES
+from mnist_lightning.data.idx import read_idx, write_idx
 
 
 def ok(result):
@@ -140,7 +140,7 @@ def test_help_is_short_and_help_all_is_whole(tmp_path):
     brief = ok(run_script("train.py", "--help", cwd=tmp_path))
     assert len(brief.splitlines()) < 140
     config = yaml.safe_load(ok(run_script("train.py", "--print_config", cwd=tmp_path)))
-    ours = [f"--{group}.{name} " for group in ("model", "data", "checkpoint", "pictures") for name in config[group]]
+    ours = [f"--{group}.{name} " for group in ("model", "data", "checkpoint", "plots") for name in config[group]]
     assert len(ours) > 30
     for option in [*set(ours) - {"--data.mirrors "}, "--accelerator ", "--max_epochs ", "--ckpt_path ", "--help_all"]:
         assert option in brief

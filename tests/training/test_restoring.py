@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 
-from mnist_lightning.checkpoints import load_classifier
-from mnist_lightning.cli import MNISTCLI
 from mnist_lightning.errors import UserError
-from mnist_lightning.restoring import check_like
+from mnist_lightning.model.checkpoint import load_classifier
+from mnist_lightning.training.cli import MNISTCLI
+from mnist_lightning.training.restoring import check_like
 
 OWN = {"number": 1, "tensor": torch.zeros(2, 3), "list": [0.5, {"word": "on", "flag": True}], "open": {}, "none": None}
 LOOP = ("loops", "fit_loop")
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists a
 
 
 def command_line(dataset, root, *options):
-    quiet = ("--trainer.enable_progress_bar=false", "--pictures.every_n_epochs=0", "--accelerator=cpu")
+    quiet = ("--trainer.enable_progress_bar=false", "--plots.every_n_epochs=0", "--accelerator=cpu")
     where = (f"--data.data_dir={dataset}", f"--trainer.default_root_dir={root}")
     return MNISTCLI([*where, *quiet, "--max_epochs=2", *options])
 

@@ -21,12 +21,12 @@ import torch
 import yaml
 from helpers import ROOT, run_script, scalars, write_dataset
 
-from mnist_lightning import report
-from mnist_lightning.cli import MNISTCLI
+from mnist_lightning.data.format import FILES, find
+from mnist_lightning.data.idx import read_idx
 from mnist_lightning.errors import UserError
-from mnist_lightning.idx import read_idx
-from mnist_lightning.runs import new_run
-from mnist_lightning.sources import FILES, find
+from mnist_lightning.reporting import report
+from mnist_lightning.training.cli import MNISTCLI
+from mnist_lightning.training.run_folder import new_run
 
 OPTIONS = ("--data.batch_size=16", "--model.dropout=0.3", "--model.steps_per_execution=8", "--accelerator=cpu")
 OPTIONS += ("--model.hidden=[400,200]", "--model.step_size=20", "--checkpoint.every_n_steps=10")
@@ -143,7 +143,7 @@ def test_a_run_asked_to_stop_saves_says_how_to_go_on_and_goes_on_exactly(dataset
 TWO_SIGNALS = """
 import signal, sys
 import lightning.pytorch as L
-from mnist_lightning.cli import MNISTCLI
+from mnist_lightning.training.cli import MNISTCLI
 
 class InOneStep(L.Callback):
     def on_train_batch_start(self, trainer, *_):

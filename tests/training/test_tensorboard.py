@@ -19,7 +19,7 @@ def run(dataset, tmp_path_factory):
     """A run of six epochs through scripts/train.py."""
     cwd = tmp_path_factory.mktemp("run")
     options = ("--data.data_dir", dataset, "--data.val_size", 88, "--max_epochs", EPOCHS)
-    options += ("--model.dropout", 0.1, "--pictures.every_n_epochs", 5)
+    options += ("--model.dropout", 0.1, "--plots.every_n_epochs", 5)
     result = run_script("train.py", *options, cwd=cwd)
     assert result.returncode == 0, result.stderr
     return cwd / "lightning_logs" / "version_0"
@@ -107,7 +107,7 @@ def test_any_precision_is_drawn(dataset, tmp_path, precision):
 
 
 def test_pictures_can_be_switched_off(dataset, tmp_path):
-    options = ("--data.data_dir", dataset, "--max_epochs", 1, "--pictures.every_n_epochs", 0)
+    options = ("--data.data_dir", dataset, "--max_epochs", 1, "--plots.every_n_epochs", 0)
     assert run_script("train.py", *options, cwd=tmp_path).returncode == 0
     tags = EventAccumulator(str(tmp_path / "lightning_logs" / "version_0")).Reload().Tags()
     assert (tags["images"], tags["graph"]) == ([], False)
