@@ -26,7 +26,7 @@ def main() -> None:
     parser.set_defaults({f"data.{name}": value for name, value in strongest.items()})
     parser.add_argument("--seed", type=Seed, default=0, help="Seed of the distortions.")
     parser.add_argument("--data_dir", type=str, default=DEFAULT_DATA_DIR, help="Folder of the four IDX files.")
-    parser.add_argument("--output", type=Path, default=Path("distortions.png"), help="The picture to write.")
+    parser.add_argument("--output", type=Path, default=Path("distortions.png"), help="The plot to write.")
     args = parser.parse_args()
     everything = Distortion(**args.data)
     nothing = Distortion(smoothness=everything.smoothness)

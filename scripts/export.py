@@ -9,8 +9,9 @@ with importing():
     from mnist_lightning.console.parser import Parser
     from mnist_lightning.data.datamodule import MNISTDataModule
     from mnist_lightning.data.download import Source
-    from mnist_lightning.deploy.export import FormatName, InputName, export
-    from mnist_lightning.model.checkpoint import data_settings, read_checkpoint
+    from mnist_lightning.deploy.export import InputName, export
+    from mnist_lightning.deploy.formats import FormatName
+    from mnist_lightning.model.checkpoint import read_checkpoint
 
 
 def main() -> None:
@@ -31,9 +32,10 @@ def main() -> None:
     )
     parser.add_argument("--data.source", type=Source, help="Where they come from (default: where they did).")
     args = parser.parse_args()
-    settings = data_settings(read_checkpoint(args.ckpt), args.ckpt, args.data.data_dir)
-    settings |= {"source": args.data.source} if args.data.source else {}
-    print(export(args.ckpt, args.format, MNISTDataModule(**settings), args.output, args.input))
+    checkpoint = read_checkpoint(args.ckpt)
+    options = checkpoint.data_options(args.data.data_dir)
+    options |= {"source": args.data.source} if args.data.source else {}
+    print(export(checkpoint, args.format, MNISTDataModule(**options), args.output, args.input))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ with importing():
     from mnist_lightning.console.messages import one_line_errors
     from mnist_lightning.console.parser import Parser
     from mnist_lightning.errors import UserError
-    from mnist_lightning.model.checkpoint import load_ensemble
+    from mnist_lightning.model.checkpoint import load_ensemble, read_checkpoint
     from mnist_lightning.training.cli import MNISTCLI, evaluate
     from mnist_lightning.training.run_folder import LAST, is_run_of
 
@@ -49,7 +49,7 @@ class Row(NamedTuple):
     published: float | None
     source: str | None
     seeds: int = 3
-    members: tuple[tuple[str, ...], ...] = ()  # of a committee: the options of the first, the second, ...; then again
+    members: tuple[tuple[str, ...], ...] = ()  # of an ensemble: the options of the first, the second, ...; then again
 
 
 ROWS = (
@@ -139,7 +139,9 @@ def train(row: Row, seed: int, run: Path, data_dir: str | None, runs: int, bar: 
         with stop_said(), Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
             cli.fit(run)
             training = cli.training
-            files.atomic_write(result, json.dumps({"accuracy": cli.test()["accuracy"], **training}, indent=2) + "\n")
+            files.atomic_write(
+                result, json.dumps({"accuracy": cli.test()["accuracy"].item(), **training}, indent=2) + "\n"
+            )
     results: dict[str, Any] = json.loads(result.read_text())
     bar.update((seed + 1) * epochs - bar.n)
     bar.set_postfix_str(f"seed {seed}: error {1 - results['accuracy']:.2%}")
@@ -179,7 +181,9 @@ def ensemble_error(paths: Sequence[Path], row: Row, data_dir: str | None) -> flo
     """The test error of the members together, in percent."""
     trainer = Trainer(devices=1, logger=False, enable_model_summary=False, enable_progress_bar=False)
     data = command_line(row, 0, data_dir).datamodule
-    return 100 * (1 - float(evaluate(trainer, load_ensemble(paths), data)["accuracy"]))
+    return 100 * (
+        1 - float(evaluate(trainer, load_ensemble([read_checkpoint(path) for path in paths]), data)["accuracy"])
+    )
 
 
 def read(output: Path) -> dict[str, dict[str, Any]]:

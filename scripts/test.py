@@ -1,4 +1,4 @@
-"""Tests a checkpoint, or a committee of several. They know their model and data settings; flags override the data's."""
+"""Tests a checkpoint, or an ensemble of several. They know their model and data settings; flags override the data's."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ with importing():
     from mnist_lightning.console.messages import one_line_errors, trainer_errors
     from mnist_lightning.console.parser import Parser
     from mnist_lightning.data.datamodule import MNISTDataModule
-    from mnist_lightning.model.checkpoint import data_settings, history, load_classifier, load_ensemble, read_checkpoint
+    from mnist_lightning.model.checkpoint import load_ensemble, read_checkpoint
     from mnist_lightning.reporting import report
     from mnist_lightning.training.callbacks import StepProgressBar
     from mnist_lightning.training.cli import evaluate
@@ -25,19 +25,18 @@ def main() -> None:
         help="A .ckpt file that scripts/train.py wrote. Several answer together, with the mean of their probabilities.",
     )
     parser.add_argument(
-        "--output", type=Path | None, help="Folder for the report (default: test, or committee, in the run's folder)."
+        "--output", type=Path | None, help="Folder for the report (default: test, or ensemble, in the run's folder)."
     )
     parser.add_argument("--accelerator", type=str, default="auto", help="Where to test: cpu, gpu, or auto.")
     parser.add_class_arguments(MNISTDataModule, "data")
     parser.set_defaults({"data.data_dir": None})  # to tell what the user gives
     given = parser.parse_args()
-    first, *others = given.ckpt
-    checkpoint = read_checkpoint(first)
-    settings = data_settings(checkpoint, first, given.data.data_dir)
-    parser.set_defaults({f"data.{name}": value for name, value in settings.items()})
+    checkpoints = [read_checkpoint(path) for path in given.ckpt]
+    first, *others = checkpoints
+    parser.set_defaults({f"data.{name}": value for name, value in first.data_options(given.data.data_dir).items()})
     args = parser.instantiate(parser.parse_args())
 
-    model = load_ensemble(args.ckpt) if others else load_classifier(first)
+    model = load_ensemble(checkpoints) if others else first.classifier()
     with trainer_errors():
         trainer = Trainer(
             accelerator=args.accelerator,
@@ -46,13 +45,14 @@ def main() -> None:
             enable_model_summary=False,
             callbacks=[StepProgressBar()],
         )
-    results = evaluate(trainer, model, args.data)
+    tested = evaluate(trainer, model, args.data)
+    results = report.metrics(tested, args.data.dataset_name, args.data.test_sha256)
+    name = f"ensemble of {len(checkpoints)}" if others else str(first.path)
     if others:
-        print(f"committee of {len(args.ckpt)}: the mean of their probabilities")
+        print(f"{name}: the mean of their probabilities")
     print(report.table(results))
-    output = args.output or run_of(Path(first)) / ("committee" if others else "test")
-    title, curves = (f"committee of {len(args.ckpt)}", {}) if others else (first, history(checkpoint, first))
-    page = report.write(output, title, results, model, args.data.test_set, curves)
+    output = args.output or run_of(first.path) / ("ensemble" if others else "test")
+    page = report.write(output, name, results, model, args.data.test_set, {} if others else first.history)
     print(f"\nwritten to {output}: metrics.json, the pictures, and {page.name}")
 
 

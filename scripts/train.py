@@ -15,8 +15,9 @@ def main() -> None:
     cli = MNISTCLI()
     cli.fit()
     training, history = cli.training, cli.model.history
-    results = cli.test()
+    tested = cli.test()
     if cli.trainer.is_global_zero:
+        results = report.metrics(tested, cli.datamodule.dataset_name, cli.datamodule.test_sha256)
         print(f"\ntrained {training['epochs']} epochs in {training['seconds']:.1f} s; {report.summary(results)}")
         if checkpoint := cli.chosen_checkpoint:
             run = run_of(checkpoint)

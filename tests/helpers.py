@@ -1,11 +1,13 @@
 """Plain functions that the tests share."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import lightning.pytorch as L
 import numpy as np
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -13,8 +15,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.data.format import FILES
 from mnist_lightning.data.idx import write_idx
+from mnist_lightning.model.classifier import MNISTClassifier
 
 ROOT = Path(__file__).resolve().parents[1]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+CHROMIUM_FLAGS += ["--disable-background-networking", "--disable-component-update"]
 
 
 def make_digits(count, seed=0):
@@ -44,6 +50,31 @@ def save_classifier(model, path):
     return path
 
 
+def quiet_trainer(**options):
+    """A Trainer on the CPU that logs, saves and shows nothing."""
+    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    return L.Trainer(**{"accelerator": "cpu", "num_sanity_val_steps": 0, **dict.fromkeys(off, False), **options})
+
+
+def train_checkpoint(path, data_dir, **model):
+    """Writes a checkpoint of a classifier that was trained for an epoch."""
+    torch.manual_seed(0)
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(MNISTClassifier(**model), MNISTDataModule(str(data_dir)))
+    trainer.save_checkpoint(path)
+    return path
+
+
+class Evil:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
 def run_script(name, *args, cwd, env=None, timeout=120):
     """Runs ``scripts/NAME`` as a user would, from the folder ``cwd``; ``env`` comes on top of the environment."""
     return subprocess.run(
@@ -56,6 +87,21 @@ def run_script(name, *args, cwd, env=None, timeout=120):
         timeout=timeout,
         check=False,
     )
+
+
+def ok(result):
+    """What a script that had nothing to complain of printed."""
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout
+
+
+def refused(result, *words):
+    """The one line of a script that was asked for what cannot be: exit code 2, no traceback."""
+    assert result.returncode == 2, result.stdout + result.stderr
+    (line,) = result.stderr.splitlines()
+    for word in ("error: ", *words):
+        assert word in line
+    return line
 
 
 def scalars(log_dir):

@@ -14,13 +14,13 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
 from mnist_lightning.data import download
 from mnist_lightning.data.augment import Distortion
 from mnist_lightning.data.download import DEFAULT_DATA_DIR, MIRRORS, Source
 from mnist_lightning.data.format import DataError, read_part
-from mnist_lightning.data.sampler import ChunkSampler, ResumableDataLoader, seeded
+from mnist_lightning.data.sampler import ChunkSampler, InOrder, ResumableDataLoader, seeded
 from mnist_lightning.errors import UserError
 
 SPLIT_SEED = 0  # one split for everyone, whatever the seed of the run
@@ -43,8 +43,8 @@ class MNISTDataModule(L.LightningDataModule):
     """Serves MNIST, or any dataset in its format.
 
     Loaders give uint8 images (batch, 28, 28) and int64 labels (batch,); on the device the images become float32
-    (batch, 1, 28, 28) in [0, 1]. When the LightningModule has ``steps_per_execution`` K > 1, the training loader gives
-    chunks of up to K whole batches: (K, batch, 28, 28) and (K, batch).
+    (batch, 1, 28, 28) in [0, 1]. With ``steps_per_execution`` K > 1, the training loader gives chunks of up to K whole
+    batches: (K, batch, 28, 28) and (K, batch).
 
     Args:
         data_dir: Folder with the four IDX files (raw or .gz). Fashion-MNIST, KMNIST or your own work too.
@@ -88,14 +88,14 @@ class MNISTDataModule(L.LightningDataModule):
             raise UserError(f"expected val_size to be a count or a fraction from 0 to below 1, got {val_size}")
         self.distortion = Distortion(rotation, scale, shear, shift, elastic, smoothness)
         self.save_hyperparameters(ignore="mirrors")
-        self.cut_every = 0  # a checkpoint after every so many steps sets it: chunks have to end there
+        self.mirrors = mirrors
+        self.steps_per_execution = 1  # what training/ sets to train faster, and where chunks have to end besides
+        self.cut_every = 0
         self._prepared = False
-        self.data_dir, self.source, self.mirrors = data_dir, source, mirrors
-        self.batch_size, self.eval_batch_size, self.val_size = batch_size, eval_batch_size, val_size
 
     def prepare_data(self) -> None:
         if not self._prepared:  # the Trainer calls this for fit and again for test; one warning is enough
-            download.fetch(self.data_dir, self.source, self.mirrors)
+            download.fetch(self.hparams["data_dir"], self.hparams["source"], self.mirrors)
             self._prepared = True
 
     def setup(self, stage: str) -> None:
@@ -105,7 +105,7 @@ class MNISTDataModule(L.LightningDataModule):
             DataError: The files are not there, or do not fit together.
             IDXError: A file is damaged.
         """
-        self.folder = download.folder(self.data_dir, self.source)
+        self.folder = download.folder(self.hparams["data_dir"], self.hparams["source"])
         if stage in ("fit", "validate") and not hasattr(self, "train_set"):
             self.train_images = _read("train", self.folder)
             self.train_set, self.val_set = self._split(self.train_images)
@@ -132,8 +132,8 @@ class MNISTDataModule(L.LightningDataModule):
         return {"sha256": self.sha256}
 
     def _split(self, dataset: ImageDataset) -> tuple[Images, Images]:
-        total = len(dataset)
-        count = self.val_size if isinstance(self.val_size, int) else round(self.val_size * total)
+        total, size = len(dataset), self.hparams["val_size"]
+        count = size if isinstance(size, int) else round(size * total)
         if count >= total:
             raise DataError(f"expected val_size to leave images to train on, got {count:,} of {total:,}; lower it")
         order = torch.randperm(total, generator=torch.Generator().manual_seed(SPLIT_SEED))
@@ -142,8 +142,24 @@ class MNISTDataModule(L.LightningDataModule):
         return Subset(dataset, train), Subset(dataset, val)  # type: ignore[arg-type]
 
     def train_dataloader(self) -> ResumableDataLoader:
-        steps = getattr(self.trainer.lightning_module, "steps_per_execution", 1) if self.trainer else 1
-        return self._loader(self.train_set, self.batch_size, steps, torch.initial_seed(), self.cut_every)
+        chunks = {"steps": self.steps_per_execution, "cut_every": self.cut_every, "seed": torch.initial_seed()}
+        shuffle = not getattr(self.trainer, "overfit_batches", 0)
+        return self._loader(self.train_set, self.hparams["batch_size"], ChunkSampler if shuffle else InOrder, **chunks)
+
+    def val_dataloader(self) -> ResumableDataLoader | list[ResumableDataLoader]:
+        return self._loader(self.val_set, self.hparams["eval_batch_size"]) if len(self.val_set) else []
+
+    def test_dataloader(self) -> ResumableDataLoader:
+        return self._loader(self.test_set, self.hparams["eval_batch_size"])
+
+    def _loader(
+        self, dataset: Images, batch_size: int, sampler: type[ChunkSampler] = InOrder, **chunks: int
+    ) -> ResumableDataLoader:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        batches = sampler(len(dataset), batch_size, rank=rank, world_size=world_size, **chunks)
+        # The sampler's batches index the tensors directly: nothing to collate, and nothing for a worker to do. The
+        # generator is the loader's own, so that starting an epoch draws nothing from the generator dropout uses.
+        return ResumableDataLoader(dataset, batch_size=None, sampler=batches, generator=torch.Generator())
 
     @property
     def train_sampler(self) -> ChunkSampler:
@@ -153,28 +169,12 @@ class MNISTDataModule(L.LightningDataModule):
         return sampler
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps in the chunks that ``limit_train_batches`` leaves of an epoch."""
+    def batches_per_epoch(self) -> int:
+        """Mini-batches of an epoch, as many as ``limit_train_batches`` leaves."""
         assert self.trainer is not None
         # a loader of its own: asking Lightning for its own before a checkpoint is restored would keep it at the start
-        cuts, limit = self.train_dataloader().sampler.cuts, self.trainer.limit_train_batches
-        chunks = len(cuts) - 1
-        return cuts[min(limit, chunks) if isinstance(limit, int) else int(limit * chunks)]
-
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]] | list[DataLoader[tuple[Tensor, ...]]]:
-        return self._loader(self.val_set, self.eval_batch_size) if len(self.val_set) else []
-
-    def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        return self._loader(self.test_set, self.eval_batch_size)
-
-    def _loader(
-        self, dataset: Images, batch_size: int, steps: int = 1, seed: int | None = None, cut_every: int = 0
-    ) -> ResumableDataLoader:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = ChunkSampler(len(dataset), batch_size, steps, seed, rank, world_size, cut_every)
-        # The sampler's batches index the tensors directly: nothing to collate, and nothing for a worker to do. The
-        # generator is the loader's own, so that starting an epoch draws nothing from the generator dropout uses.
-        return ResumableDataLoader(dataset, batch_size=None, sampler=sampler, generator=torch.Generator())
+        batches, limit = self.train_dataloader().sampler.num_batches, self.trainer.limit_train_batches
+        return min(limit, batches) if isinstance(limit, int) else int(limit * batches)
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         images, labels = batch
@@ -190,14 +190,14 @@ class MNISTDataModule(L.LightningDataModule):
         So chunks of any size, and any number of processes, train on the same images.
         """
         sampler = self.train_sampler
-        assert sampler.seed is not None
+        batch_size: int = self.hparams["batch_size"]
         steps = images.shape[:-4].numel()
         drawn = [
-            self.distortion.draw(self.batch_size, seeded(sampler.seed, sampler.epoch, step, device=images.device))
+            self.distortion.draw(batch_size, seeded(sampler.seed, sampler.epoch, step, device=images.device))
             for step in range(sampler.position - steps, sampler.position)
         ]
-        shares = torch.stack(drawn)[:, sampler.rank :: sampler.world_size][:, : images.shape[-4]]
-        return self.distortion(images.flatten(0, -4), shares.flatten(0, 1)).view_as(images)
+        local = torch.stack(drawn)[:, sampler.rank :: sampler.world_size][:, : images.shape[-4]]
+        return self.distortion(images.flatten(0, -4), local.flatten(0, 1)).view_as(images)
 
 
 def data_of(trainer: L.Trainer) -> MNISTDataModule:

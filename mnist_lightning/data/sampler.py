@@ -1,6 +1,6 @@
 """The order of an epoch: a function of (seed, epoch), served in whole batches, from any position in it.
 
-So N processes can share every batch that one process would see, and a run can go on from the middle of an epoch.
+So N processes can share every batch that one process would see, and a run can be resumed in the middle of an epoch.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
 from mnist_lightning.errors import UserError
 
@@ -22,18 +22,18 @@ def seeded(*numbers: int, device: torch.device | str = "cpu") -> torch.Generator
     return torch.Generator(device).manual_seed(int(mixed))
 
 
-class ChunkSampler(Sampler[Tensor]):
+class ChunkSampler(DistributedSampler[Tensor]):  # the one kind that Lightning leaves alone with several processes
     """Yields the indices of whole batches, in an order that is a function of (seed, epoch).
 
     Where it stands in that order is a number, ``position``: batches yielded in this epoch. That is all a run needs to
-    go on from the middle of one.
+    be resumed in the middle of one.
 
     Args:
         num_samples: Size of the dataset.
         batch_size: Indices in a batch, over all processes together; the last batch of an epoch has what is left.
         steps: Batches to yield at a time. 1 yields (batch,); more yields (up to steps, batch), and the short last
             batch alone, as (1, rest).
-        seed: Shuffles each epoch anew; None keeps the dataset's order.
+        seed: Shuffles each epoch anew.
         rank: Which of the processes this is: it gets every ``world_size``-th index of each batch.
         world_size: How many processes there are.
         cut_every: Ends a chunk after every so many batches of an epoch, besides; 0 does not.
@@ -44,7 +44,7 @@ class ChunkSampler(Sampler[Tensor]):
         num_samples: int,
         batch_size: int,
         steps: int = 1,
-        seed: int | None = None,
+        seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
         cut_every: int = 0,
@@ -71,8 +71,6 @@ class ChunkSampler(Sampler[Tensor]):
 
     def order(self) -> Tensor:
         """Returns the epoch's indices, int64 (num_samples,)."""
-        if self.seed is None:
-            return torch.arange(self.num_samples)
         return torch.randperm(self.num_samples, generator=seeded(self.seed, self.epoch))
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -97,15 +95,22 @@ class ChunkSampler(Sampler[Tensor]):
         """
         if state["position"] and state["layout"] != self._layout:
             raise UserError(
-                f"expected the settings of the run to go on with, as the checkpoint is from the middle of an epoch: "
+                f"expected the settings of the run to resume, as the checkpoint is from the middle of an epoch: "
                 f"{state['layout']}, got {self._layout}; give the same options, or --config with the run's config.yaml"
             )
         self._start = state["position"]
 
     @property
-    def _layout(self) -> dict[str, int | None]:
+    def _layout(self) -> dict[str, int]:
         names = ("num_samples", "batch_size", "steps", "cut_every", "seed")
         return {name: getattr(self, name) for name in names}
+
+
+class InOrder(ChunkSampler, SequentialSampler):  # type: ignore[misc]  # the one kind that Lightning's overfit_batches leaves alone
+    """Yields the indices of whole batches in the dataset's order."""
+
+    def order(self) -> Tensor:
+        return torch.arange(self.num_samples)
 
 
 class ResumableDataLoader(DataLoader[tuple[Tensor, ...]]):

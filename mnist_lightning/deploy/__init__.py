@@ -1,1 +1,1 @@
-"""A wing: a checkpoint as ONNX, TorchScript or pt2, and as a page to draw on. It can be deleted."""
+"""A wing: answers to pictures; a checkpoint as ONNX, TorchScript or pt2; a page to draw on. It can be deleted."""

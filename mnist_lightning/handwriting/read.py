@@ -1,4 +1,4 @@
-"""Files of pictures, and folders of them, and IDX files -> digits as a classifier takes them."""
+"""Files of pictures, and folders of them, and IDX files -> images as a classifier takes them."""
 
 import re
 import warnings
@@ -21,10 +21,10 @@ IDX = re.compile(rb"\0\0[^\0]|" + re.escape(GZIP_MAGIC))  # an AVIF begins with 
 
 
 class Picture(NamedTuple):
-    """A digit of a file: uint8 (28, 28), or None where there is none; or what is wrong with the file."""
+    """A file's digit as an image, uint8 (28, 28), or None where there is none; or what is wrong with the file."""
 
     file: str
-    digit: NDArray[np.uint8] | None = None
+    image: NDArray[np.uint8] | None = None
     error: str | None = None
 
 
@@ -53,7 +53,7 @@ def _read_file(path: Path) -> Iterator[Picture]:
         with path.open("rb") as file:
             start = file.read(3)
         if IDX.match(start):
-            yield from (Picture(f"{path}[{index}]", digit) for index, digit in enumerate(read_images(path)))
+            yield from (Picture(f"{path}[{index}]", image) for index, image in enumerate(read_images(path)))
         else:
             yield Picture(str(path), _read_picture(path))
     except UserError as error:
@@ -66,9 +66,9 @@ def _read_file(path: Path) -> Iterator[Picture]:
 
 def _read_picture(path: Path) -> NDArray[np.uint8] | None:
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
-            image.draft(None, (LONGEST, LONGEST))  # a JPEG of 12 megapixels is decoded at a quarter of its size
-            return to_mnist(image)
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
+            picture.draft(None, (LONGEST, LONGEST))  # a JPEG of 12 megapixels is decoded at a quarter of its size
+            return to_mnist(picture)
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: expected a picture ({KINDS}) or an IDX file, got something else") from error
     except Exception as error:  # Pillow's readers raise whatever a damaged file makes them

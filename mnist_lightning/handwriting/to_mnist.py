@@ -20,38 +20,38 @@ CENTRE = 14  # the pixel that MNIST's centres of mass are rounded to
 THIN, USUAL = 1.8, 2.4  # pixels in the box: 5% of MNIST's strokes are narrower than the one; the other is usual
 
 
-def to_mnist(image: Image.Image) -> NDArray[np.uint8] | None:
+def to_mnist(picture: Image.Image) -> NDArray[np.uint8] | None:
     """Makes of a picture of a digit what MNIST would have made of it.
 
     Ink may be darker or lighter than its paper, or differ in colour only; paper may be unevenly lit, noisy, turned, or
     transparent. An MNIST digit comes out nearly as it went in.
 
     Args:
-        image: Of any size and mode. Its EXIF orientation is honoured; of several frames, the current one is read.
+        picture: Of any size and mode. Its EXIF orientation is honoured; of several frames, the current one is read.
 
     Returns:
         uint8 (28, 28), bright ink on black, or None where there is no digit.
 
     Raises:
-        OSError: The image's file is damaged.
+        OSError: The picture's file is damaged.
     """
-    pixels = _pixels(image)
+    pixels = _pixels(picture)
     if _is_prepared(pixels):
         return pixels[:, :, 0].astype(np.uint8)
     digit = ink.find(pixels)
     return None if digit is None else _placed(_thickened(digit))
 
 
-def _pixels(image: Image.Image) -> Float:
+def _pixels(picture: Image.Image) -> Float:
     """The picture upright, opaque and shrunk: grey levels (H, W, channels) from 0 to 255."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode[0] in "IF":  # 16 or 32 bits, which have no white of their own
-        values = np.nan_to_num(np.asarray(image, np.float32), posinf=0).clip(0)
-        image = Image.fromarray((values * (255 / max(1e-9, float(values.max())))).astype(np.uint8))
-    see_through = image.has_transparency_data
-    image = image.convert("RGBA" if see_through else "L" if image.mode in ("1", "L") else "RGB")
-    image = image.reduce(max(1, round(max(image.size) / LONGEST)))
-    pixels = np.asarray(image, np.float32).reshape(image.height, image.width, -1)
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode[0] in "IF":  # 16 or 32 bits, which have no white of their own
+        values = np.nan_to_num(np.asarray(picture, np.float32), posinf=0).clip(0)
+        picture = Image.fromarray((values * (255 / max(1e-9, float(values.max())))).astype(np.uint8))
+    see_through = picture.has_transparency_data
+    picture = picture.convert("RGBA" if see_through else "L" if picture.mode in ("1", "L") else "RGB")
+    picture = picture.reduce(max(1, round(max(picture.size) / LONGEST)))
+    pixels = np.asarray(picture, np.float32).reshape(picture.height, picture.width, -1)
     return _opaque(pixels) if see_through else pixels
 
 

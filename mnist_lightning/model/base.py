@@ -7,6 +7,7 @@ import lightning.pytorch as L
 import numpy as np
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric, MetricCollection
@@ -18,8 +19,7 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-from mnist_lightning.data.format import CLASSES, SIDE
-from mnist_lightning.errors import UserError
+from mnist_lightning.data.format import CLASSES, check_images
 
 BATCH = 1000  # images at a time, to predict
 
@@ -84,12 +84,9 @@ class BaseClassifier(L.LightningModule):
             The most probable label of each image, int64 (N,), and the probability of every label, float32 (N, 10).
 
         Raises:
-            UserError: The images are of another type or shape.
+            DataError: The images are of another type or shape.
         """
-        if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (SIDE, SIDE):
-            raise UserError(
-                f"expected uint8 images of shape (N, {SIDE}, {SIDE}), got {images.dtype} of shape {images.shape}"
-            )
+        check_images(images, "predict")
         training = self.training
         self.eval()
         batches = torch.from_numpy(images).unsqueeze(1).split(BATCH)
@@ -100,7 +97,7 @@ class BaseClassifier(L.LightningModule):
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
-        if len(labels):  # a process's share of a last batch can be empty
+        if len(labels):  # a process's part of a last batch can be empty
             self.test_metrics.update(self(images), labels)
 
     def on_test_epoch_end(self) -> None:
@@ -110,7 +107,8 @@ class BaseClassifier(L.LightningModule):
         self.log_epoch({f"test/{name}": value.mean() for name, value in self.test_results.items() if value.ndim < 2})
 
     def log_epoch(self, values: Mapping[str, Tensor]) -> None:
-        """Logs an epoch's metrics at its last optimizer step, now: a checkpoint that follows must not outrun them."""
+        """Logs an epoch's metrics where Lightning would, but now: a checkpoint that follows must not outrun them."""
         self.log_dict(values, prog_bar=True, logger=False)  # for the progress bar and for who monitors them
+        step = self.global_step - 1 if self.trainer.state.fn == TrainerFn.FITTING else self.global_step
         for logger in self.loggers:
-            logger.log_metrics({name: value.item() for name, value in values.items()}, self.global_step)
+            logger.log_metrics({name: value.item() for name, value in values.items()}, step)

@@ -1,4 +1,4 @@
-"""Test results as a person reads them (a table, pictures, a page) and as a machine does (JSON)."""
+"""Test results as a person reads them (a table, plots, a page) and as a machine does (JSON)."""
 
 import json
 import math
@@ -13,11 +13,12 @@ from torch import Tensor
 
 from mnist_lightning import files
 from mnist_lightning.data.datamodule import ImageDataset
+from mnist_lightning.data.format import CLASSES
 from mnist_lightning.model.base import BaseClassifier
 from mnist_lightning.reporting import plots
-from mnist_lightning.reporting.plots import DARK, LIGHT, History, Theme
+from mnist_lightning.reporting.plots import History
 
-MISTAKES = 50  # of them, at most, in a picture
+MISTAKES = 50  # of them, at most, in a plot
 
 Mistakes = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32]]  # images, labels, probabilities
 
@@ -73,7 +74,7 @@ def table(results: Mapping[str, Any]) -> str:
         ),
         "",
         "confusion matrix (a row for each true digit, a column for each predicted one)",
-        "      " + "".join(f"{digit:6}" for digit in range(10)),
+        "      " + "".join(f"{digit:6}" for digit in range(CLASSES)),
         *(
             f"{digit:6}" + "".join(f"{count or '.':>6}" for count in row)
             for digit, row in enumerate(results["confusion_matrix"])
@@ -94,7 +95,7 @@ def write_json(results: Mapping[str, Any], folder: Path) -> Path:
 def write(
     folder: Path, title: str, results: Mapping[str, Any], model: BaseClassifier, dataset: ImageDataset, history: History
 ) -> Path:
-    """Writes ``metrics.json``, ``report.html`` and its pictures into a folder, made if need be.
+    """Writes ``metrics.json``, ``report.html`` and its plots into a folder, made if need be.
 
     Args:
         folder: Where to.
@@ -112,34 +113,32 @@ def write(
     """
     images, labels = (part.numpy() for part in dataset.tensors)
     _, probabilities = model.predict(images)
-    chosen = plots.worst(labels, probabilities, MISTAKES)
-    mistakes = images[chosen], labels[chosen], probabilities[chosen]
-    light, dark = (_pictures(results, history, mistakes, theme) for theme in (LIGHT, DARK))
+    shown = plots.worst(labels, probabilities, MISTAKES)
+    pngs = _pngs(results, history, (images[shown], labels[shown], probabilities[shown]))
     page = _page(
         title=title,
         results=results,
-        light={name: plots.data_url(png) for name, png in light.items()},
-        dark={name: plots.data_url(png) for name, png in dark.items()},
-        shown=len(chosen),
+        plots={name: plots.data_url(png) for name, png in pngs.items()},
+        shown=len(shown),
         mistakes=int((probabilities.argmax(1) != labels).sum()),
         options={name: value for name, value in model.hparams.items() if value is not None},
     )
     write_json(results, folder)
-    for name, png in light.items():
+    for name, png in pngs.items():
         files.atomic_write(folder / f"{name}.png", png)
     path = folder / "report.html"
     files.atomic_write(path, page)
     return path
 
 
-def _pictures(results: Mapping[str, Any], history: History, mistakes: Mistakes, theme: Theme) -> dict[str, bytes]:
-    """Draws the pictures of a report, as PNG, by their names."""
-    drawn = {"confusion_matrix": plots.confusion_matrix(np.array(results["confusion_matrix"]), theme)}
+def _pngs(results: Mapping[str, Any], history: History, mistakes: Mistakes) -> dict[str, bytes]:
+    """Draws the plots of a report, as PNG, by their names; none of what there is not."""
+    drawn = {"confusion_matrix": plots.confusion_matrix(np.array(results["confusion_matrix"]))}
     if history:
-        drawn["curves"] = plots.curves(history, theme)
+        drawn["curves"] = plots.curves(history)
     if len(mistakes[0]):
-        drawn["mistakes"] = plots.answers(*mistakes, theme=theme)
-    return {name: plots.png(picture) for name, picture in drawn.items()}
+        drawn["mistakes"] = plots.answers(*mistakes)
+    return {name: plots.png(plot) for name, plot in drawn.items()}
 
 
 def _page(**content: Any) -> str:

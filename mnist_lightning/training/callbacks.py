@@ -1,4 +1,4 @@
-"""What hangs on a run: the lines it begins with, the records of its options and its place, and the progress bar."""
+"""What hangs on a run: the lines it begins with, the record of its options and its machine, and the progress bar."""
 
 import json
 import platform
@@ -14,8 +14,9 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
 from tqdm import tqdm
 
-from mnist_lightning import files
 from mnist_lightning.data.datamodule import data_of
+from mnist_lightning.files import atomic_write
+from mnist_lightning.training.chunks import StepsPerExecution
 
 
 class RunHeader(L.Callback):
@@ -25,61 +26,57 @@ class RunHeader(L.Callback):
         log_dir = trainer.log_dir  # asks all processes
         if trainer.is_global_zero:
             data = data_of(trainer)
+            callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set, but not declared
+            reasons = [each.reason for each in callbacks if isinstance(each, StepsPerExecution) and each.reason]
             parameters = sum(parameter.numel() for parameter in pl_module.parameters())
             print(
                 f"data    {data.dataset_name} (from {data.folder}): {len(data.train_set):,} images to train on, "
                 f"{len(data.val_set):,} to validate, {len(data.test_set):,} to test\n"
                 f"model   {type(pl_module.net).__name__}, {parameters:,} parameters\n"
                 f"device  {pl_module.device}, {trainer.world_size} process{'es' * (trainer.world_size > 1)}\n"
-                f"logs    {log_dir}\n"
+                f"logs    {log_dir or 'nowhere'}\n"
+                + "".join(f"steps   one at a time, as {reason}\n" for reason in reasons)
             )
 
 
-class RunConfig(SaveConfigCallback):
-    """Writes ``config.yaml``, every option of the run; when it goes on, those it goes on with, say for more epochs."""
+class RunRecord(SaveConfigCallback):
+    """Writes ``config.yaml``, every option of the run, and ``environment.json``, what else its numbers depend on.
+
+    Both when the first training step is taken: a checkpoint that cannot be resumed from leaves those of its run alone.
+    """
+
+    works_with_chunks = True
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """The base class would write here, before the checkpoint to go on from has been found to fit the options."""
-
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        if not self.already_saved:
-            log_dir = trainer.log_dir  # asks all processes
-            if trainer.is_global_zero and log_dir:
-                Path(log_dir).mkdir(parents=True, exist_ok=True)
-                files.atomic_write(Path(log_dir, "config.yaml"), self.parser.dump(self.config, skip_none=False))
-            self.already_saved = True
-
-
-class RunRecord(L.Callback):
-    """Writes down what a run's numbers depend on besides its configuration: ``environment.json`` in its folder."""
-
-    def __init__(self) -> None:
-        self._record: dict[str, Any] = {}
+        """The base class would write here, before it is known that the checkpoint can be resumed from."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Gathers it before the clock runs; it is written when training begins, as RunConfig does."""
-        log_dir = trainer.log_dir  # asks all processes
-        if trainer.is_global_zero and trainer.loggers and log_dir:
-            device = pl_module.device
-            self._path = Path(log_dir, "environment.json")
-            self._record = {
-                "python": platform.python_version(),
-                **{package: version(package) for package in ("torch", "lightning", "torchmetrics", "numpy")},
-                "device": torch.cuda.get_device_name(device)
-                if device.type == "cuda"
-                else platform.processor() or "cpu",
-                "threads": torch.get_num_threads(),
-                "processes": trainer.world_size,
-                "seed": torch.initial_seed(),
-                "dataset": data_of(trainer).dataset_name,
-                "dataset_sha256": data_of(trainer).sha256,
-                "git_commit": _git_commit(),
-            }
+        """Gathers what takes time before the clock runs."""
+        self._environment = _environment(trainer, pl_module)
 
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        if self._record:
-            files.atomic_write(self._path, json.dumps(self._record, indent=2) + "\n")
-            self._record = {}
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if not self.already_saved:
+            self.already_saved = True
+            log_dir = trainer.log_dir  # asks all processes
+            if trainer.is_global_zero and trainer.loggers and log_dir:
+                Path(log_dir).mkdir(parents=True, exist_ok=True)
+                atomic_write(Path(log_dir, "config.yaml"), self.parser.dump(self.config, skip_none=False))
+                atomic_write(Path(log_dir, "environment.json"), json.dumps(self._environment, indent=2) + "\n")
+
+
+def _environment(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+    data, device = data_of(trainer), pl_module.device
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("torch", "lightning", "torchmetrics", "numpy")},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "processes": trainer.world_size,
+        "seed": torch.initial_seed(),
+        "dataset": data.dataset_name,
+        "dataset_sha256": data.sha256,
+        "git_commit": _git_commit(),
+    }
 
 
 def _git_commit() -> str | None:
@@ -93,6 +90,8 @@ def _git_commit() -> str | None:
 
 class StepProgressBar(ProgressBar):
     """A line for each epoch: a bar that counts optimizer steps, not chunks, then what the epoch reached."""
+
+    works_with_chunks = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +107,7 @@ class StepProgressBar(ProgressBar):
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
         self._close()
-        self._open(f"epoch {trainer.current_epoch + 1:2}/{trainer.max_epochs}", data_of(trainer).steps_per_epoch)
+        self._open(f"epoch {trainer.current_epoch + 1:2}/{trainer.max_epochs}", data_of(trainer).batches_per_epoch)
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         self._bar.update(data_of(trainer).train_sampler.position - self._bar.n)

@@ -1,21 +1,81 @@
-"""Which states of a run are kept: the best epoch's, and the newest, which a run goes on from."""
+"""Which states of a run are kept, and how: the best epoch's, and the newest, which a run is resumed from."""
 
+import io
+import os
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch import callbacks
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from mnist_lightning.data.datamodule import data_of
 from mnist_lightning.errors import UserError
+from mnist_lightning.files import atomic_write
+from mnist_lightning.model.checkpoint import Checkpoint
 from mnist_lightning.training.run_folder import LAST
 
+# Parts that a checkpoint needs to be resumed from, and their types
+RESUMABLE = {
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "loops": dict,
+    "callbacks": dict,
+    "global_step": int,
+    "epoch": int,
+    "pytorch-lightning_version": str,
+    "rng_state": Tensor,
+}
+# Options of the model that the optimizer's and the schedule's states hold
+RESTORED = ("lr", "weight_decay", "scheduler", "step_size", "gamma")
 
-class BestCheckpoint(ModelCheckpoint):
+
+def check_resumable(checkpoint: Checkpoint, options: Mapping[str, Any]) -> None:
+    """Checks that a run does not ask for what a checkpoint's states would undo.
+
+    Args:
+        checkpoint: What the run shall be resumed from.
+        options: Of the run's MNISTClassifier.
+
+    Raises:
+        CheckpointError: It has other options of the optimizer or the schedule; or its history is none.
+    """
+    checkpoint.history  # noqa: B018  # for its error
+    theirs = checkpoint.model_options
+    for name in RESTORED:
+        if options[name] != theirs[name]:
+            raise checkpoint.error(
+                f"expected --model.{name} {theirs[name]}, which its optimizer resumes with, got {options[name]}; "
+                "give the same options, or --config with the run's config.yaml"
+            )
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints atomically, beside their place.
+
+    Lightning's own goes through the system's folder for temporary files, and a move between two disks is a copy.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """Saves a checkpoint.
+
+        Raises:
+            OSError: It cannot be written: a full disk, a folder that is read-only or gone. An older one stays.
+        """
+        data = io.BytesIO()
+        torch.save(checkpoint, data)
+        Path(path).parent.mkdir(exist_ok=True)
+        atomic_write(Path(path), data.getvalue())
+
+
+class BestCheckpoint(callbacks.ModelCheckpoint):
     """Keeps ``best.ckpt``, the epoch with the best validation accuracy."""
 
     def __init__(self) -> None:
@@ -24,7 +84,7 @@ class BestCheckpoint(ModelCheckpoint):
             monitor="val/accuracy",
             mode="max",
             enable_version_counter=False,  # it is replaced, not kept beside
-            save_on_train_epoch_end=True,  # after the schedule's step, so that training can go on from it
+            save_on_train_epoch_end=True,  # after the schedule's step, so that training can be resumed from it
         )
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -33,7 +93,7 @@ class BestCheckpoint(ModelCheckpoint):
             Path(self.dirpath or "").parent.mkdir(parents=True, exist_ok=True)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from the best so far, in the run's folder as it is now, wherever it was when it was saved."""
+        """Resumes with the best so far, in the run's folder as it is now, wherever it was when it was saved."""
         best, score = Path(self.dirpath or "", f"{self.filename}.ckpt"), state_dict["best_model_score"]
         if best.is_file() and isinstance(score, Tensor):  # None: a run killed when it had saved its first best state
             paths = {"dirpath": self.dirpath, "best_model_path": str(best), "kth_best_model_path": str(best)}
@@ -48,7 +108,7 @@ class Stopped(Exception):  # noqa: N818  # not an error: it did what it was aske
         self.signum, self.path = signum, path
 
 
-class LastCheckpoint(Checkpoint):
+class LastCheckpoint(callbacks.Checkpoint):
     """Keeps last.ckpt, the newest state of the run: at each epoch's end, when asked to stop, and between.
 
     A first Ctrl-C or SIGTERM finishes the training step in hand, saves and raises :class:`Stopped`; a second one ends
@@ -62,6 +122,7 @@ class LastCheckpoint(Checkpoint):
         UserError: A negative number.
     """
 
+    works_with_chunks = True  # it has them end where it saves
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self, every_n_steps: int = 0, every_n_minutes: float = 0.0) -> None:
@@ -80,13 +141,12 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved_at = time.monotonic()
-        self._end_of_epoch = data_of(trainer).steps_per_epoch
         self._handlers = {signum: signal.signal(signum, self._note) for signum in self.SIGNALS}
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        position = data_of(trainer).train_sampler.position
-        if position == self._end_of_epoch:
+        if trainer.is_last_batch:
             return  # the end of the epoch saves too, once it is validated
+        position = data_of(trainer).train_sampler.position
         stop = self._asked_to_stop(trainer)
         due = self.every_n_steps and position % self.every_n_steps == 0
         if self.every_n_minutes:
@@ -105,7 +165,7 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: L.Trainer, stop: int) -> None:
         for logger in trainer.loggers:
-            logger.save()  # the curves first: where the state goes on from, they must have got to
+            logger.save()  # the curves first: where the state is resumed from, they must have got to
         trainer.save_checkpoint(self.path)
         self._saved_at = time.monotonic()
         if stop:

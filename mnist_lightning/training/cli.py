@@ -1,37 +1,42 @@
 """The experiment: a LightningCLI that builds classifier, data and trainer from the command line, and runs them."""
 
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
+from torch import Tensor
 
 from mnist_lightning.console.messages import trainer_errors
 from mnist_lightning.console.parser import HelpAll, Parser, Seed
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
 from mnist_lightning.model.base import BaseClassifier
-from mnist_lightning.model.checkpoint import (
-    RESUMES,
-    AtomicCheckpointIO,
-    check_restored,
-    history,
-    load_weights,
-    read_checkpoint,
-)
+from mnist_lightning.model.checkpoint import Checkpoint, read_checkpoint
 from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.model.nets import sizes
-from mnist_lightning.reporting import report
-from mnist_lightning.training.callbacks import RunConfig, RunHeader, RunRecord, StepProgressBar
-from mnist_lightning.training.checkpointing import BestCheckpoint, LastCheckpoint, Stopped
-from mnist_lightning.training.restoring import CheckedStates
-from mnist_lightning.training.run_folder import LAST, config_of, goes_on_in_its_run, last_checkpoint, new_run, run_of
+from mnist_lightning.training.callbacks import RunHeader, RunRecord, StepProgressBar
+from mnist_lightning.training.checkpointing import (
+    RESUMABLE,
+    AtomicCheckpointIO,
+    BestCheckpoint,
+    LastCheckpoint,
+    Stopped,
+    check_resumable,
+)
+from mnist_lightning.training.chunks import StepsPerExecution
+from mnist_lightning.training.run_folder import LAST, config_of, last_checkpoint, new_run, resumes_its_run, run_of
 from mnist_lightning.training.tensorboard import TensorBoardPlots
+
+LOG_EVERY = 10  # steps: 258 points for three epochs of MNIST
 
 
 class MNISTCLI(LightningCLI):
@@ -43,7 +48,7 @@ class MNISTCLI(LightningCLI):
             MNISTDataModule,
             args=args,
             run=False,
-            save_config_callback=RunConfig,
+            save_config_callback=RunRecord,
             seed_everything_default=0,
             parser_class=Parser,
             parser_kwargs={
@@ -52,8 +57,8 @@ class MNISTCLI(LightningCLI):
             },
             trainer_defaults={
                 "max_epochs": 20,
+                "log_every_n_steps": LOG_EVERY,
                 "num_sanity_val_steps": 0,  # an epoch is a second: a broken validation shows soon enough
-                "use_distributed_sampler": False,  # ours shares each batch; Lightning's would share out chunks
                 "enable_model_summary": False,  # RunHeader says it in a line
             },
             auto_configure_optimizers=False,  # the classifier has its own
@@ -75,10 +80,17 @@ class MNISTCLI(LightningCLI):
         parser.add_short_flag("devices", "How many of them, or which: 2, [0,3], auto.")
         parser.add_short_flag("max_epochs", "Passes through the training images.")
         parser.add_argument(
-            "--ckpt_path", type=str | None, help="Checkpoint to go on from; last: this experiment's newest, if any."
+            "--ckpt_path", type=str | None, help="Checkpoint to resume from; last: this experiment's newest, if any."
         )
-        parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(TensorBoardPlots, "plots")
+        parser.add_argument(
+            "--steps_per_execution",
+            type=int | Literal["auto"],
+            default="auto",
+            help="Optimizer steps in each call of training_step: a number, or auto for as many as nobody notices. "
+            "Changes the speed, never the result.",
+        )
+        parser.add_class_arguments(LastCheckpoint, "checkpoint")
+        parser.add_class_arguments(TensorBoardPlots, "plots")
 
     def before_instantiate_classes(self) -> None:
         model = self.config.model  # a run's config.yaml says the sizes that its net has
@@ -86,44 +98,40 @@ class MNISTCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init.trainer
-        if config.gradient_clip_val:  # Lightning does not clip where training_step calls the optimizer itself
-            raise UserError("expected no --trainer.gradient_clip_val; use --model.gradient_clip_val for the same")
-        if config.overfit_batches:  # Lightning would replace the sampler by one of single images
-            raise UserError(
-                "expected no --trainer.overfit_batches; use --trainer.limit_train_batches, which counts chunks"
-            )
         if config.limit_test_batches is not None:
             raise UserError("expected no --trainer.limit_test_batches: the report is of the whole test set")
         if config.max_epochs == 0:
             raise UserError("expected --max_epochs to be at least 1, got 0; use scripts/test.py to test a checkpoint")
-        self._default_logger = config.logger in (None, True)
-        if config.logger is False:
-            self.save_config_callback = None  # there is no folder of the run's own to save it in
-        saves = config.enable_checkpointing is not False
-        validates = self.datamodule.val_size > 0 and config.limit_val_batches != 0
+        self._own_logger = config.logger in (None, True) and not (config.fast_dev_run or config.barebones)
+        if self._own_logger:
+            kwargs["logger"] = False  # fit makes it, when it knows the run's folder
+        with trainer_errors():
+            return super().instantiate_trainer(
+                callbacks=[*_as_list(config.callbacks), *self._callbacks(config)],
+                plugins=[*_as_list(config.plugins), AtomicCheckpointIO()],
+                **kwargs,
+            )
+
+    def _callbacks(self, config: Any) -> list[Callback]:
+        """What hangs on each run, besides what the user asks for."""
+        saves = config.enable_checkpointing is not False and not (config.fast_dev_run or config.barebones)
+        validates = self.datamodule.hparams["val_size"] > 0 and config.limit_val_batches != 0
         self._timer, plots = Timer(config.max_time), self.config_init.plots
-        callbacks = [
-            *_as_list(config.callbacks),
-            CheckedStates(),
+        return [
+            StepsPerExecution(self.config_init.steps_per_execution),
             RunHeader(),
-            RunRecord(),
             self._timer,
             *([plots] if plots.every_n_epochs else []),
-            *([StepProgressBar()] if config.enable_progress_bar is not False else []),
+            *([StepProgressBar()] if config.enable_progress_bar is not False and not config.barebones else []),
             *([BestCheckpoint()] if saves and validates else []),
             *([self.config_init.checkpoint] if saves else []),
         ]
-        if self._default_logger:
-            kwargs["logger"] = False  # fit makes it, when it knows the run's folder
-        with trainer_errors():
-            plugins = [*_as_list(config.plugins), AtomicCheckpointIO()]
-            return self._instantiate_trainer({**config, **kwargs, "plugins": plugins}, callbacks)
 
     def fit(self, run: Path | None = None) -> None:
         """Trains, from the beginning or from ``--ckpt_path``.
 
         Args:
-            run: The run's folder, where it goes on if it was begun; by default, a new one in lightning_logs.
+            run: The run's folder, in which it is resumed if it was begun; by default, a new one in lightning_logs.
 
         Raises:
             UserError: The data or the checkpoint cannot be used; no run's state or record was changed.
@@ -133,26 +141,46 @@ class MNISTCLI(LightningCLI):
         self.datamodule.setup("fit")
         root = Path(self.trainer.default_root_dir if self.config.trainer.default_root_dir else "", "lightning_logs")
         path = run / LAST if run and (run / LAST).is_file() else self.config.ckpt_path
-        checkpoint = self._checkpoint_to_go_on_from(path, root)
-        if self._default_logger:
+        checkpoint = self._checkpoint(path, root)
+        if self._own_logger:
             self.trainer.logger = self._logger(checkpoint, run, root)
+        ckpt_path = checkpoint.path if checkpoint else None
         try:
-            self.trainer.fit(self.model, self.datamodule, ckpt_path=checkpoint, weights_only=True)
+            with self._one_line_until_it_trains(ckpt_path):
+                self.trainer.fit(self.model, self.datamodule, ckpt_path=ckpt_path, weights_only=True)
         except Stopped as stop:
             if self.trainer.is_global_zero:
                 config = run_of(stop.path) / "config.yaml"
                 options = f"--config {config}" if config.is_file() else "with the same options and"
                 print(
-                    f"\n{stop} at optimizer step {self.trainer.global_step:,}; to go on:\n"
+                    f"\n{stop} at optimizer step {self.trainer.global_step:,}; to resume:\n"
                     f"  python scripts/train.py {options} --ckpt_path {stop.path}"
                 )
             raise SystemExit(128 + stop.signum) from None
-        except RuntimeError as error:
-            if self.trainer.world_size == 1 or "peer" not in str(error):
+
+    @contextmanager
+    def _one_line_until_it_trains(self, ckpt_path: Path | None) -> Iterator[None]:
+        """Says in a line what of a checkpoint cannot be resumed, and takes back the folder that a new run was given."""
+        try:
+            yield
+        except Exception as error:  # a stranger's states: there is no end to what restoring them raises
+            trained = any(isinstance(each, RunRecord) and each.already_saved for each in self._attached)
+            log_dir = Path(self.trainer.log_dir or "")
+            if self._own_logger and not trained and not (log_dir / "config.yaml").exists():
+                shutil.rmtree(log_dir, ignore_errors=True)
+            if self.trainer.world_size > 1 and "peer" in str(error):
+                raise UserError(
+                    "another process of this run died; resume from its last state with --ckpt_path last"
+                ) from error
+            if trained or ckpt_path is None or isinstance(error, UserError | OSError):
                 raise
-            raise UserError(
-                "another process of this run died; go on from its last state with --ckpt_path last"
-            ) from error
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise UserError(f"{ckpt_path}: cannot be resumed ({reason}); give another checkpoint") from error
+
+    @property
+    def _attached(self) -> list[Callback]:
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # set, but not declared
+        return callbacks
 
     @property
     def plain_config(self) -> dict[str, Any]:
@@ -170,47 +198,42 @@ class MNISTCLI(LightningCLI):
             "seconds": self._timer.time_elapsed(),
         }
 
-    def _checkpoint_to_go_on_from(self, path: str | Path | None, root: Path) -> Path | None:
+    def _checkpoint(self, path: str | Path | None, root: Path) -> Checkpoint | None:
         """Finds and checks what ``--ckpt_path`` names: a file, or ``last``."""
-        if path is None:
-            return None
-        if self.trainer.max_steps != -1:  # Lightning would end the checkpoint's epoch once more
-            raise UserError("expected no --trainer.max_steps with --ckpt_path; give --max_epochs")
         if path == "last":
-            if not self._default_logger:
+            if not self._own_logger:
                 raise UserError("expected the file of a checkpoint for --ckpt_path with --trainer.logger, got last")
             path = last_checkpoint(root, self.plain_config)
             if path is None:
                 if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
                     print(f"no checkpoint of this experiment in {root} yet: beginning at the start", file=sys.stderr)
                 self.config.ckpt_path = None  # what repeats this run begins at the start too
-                return None
-        checkpoint = read_checkpoint(path, needs=RESUMES)
-        load_weights(self.model, checkpoint, path)  # for its error; Lightning loads them again, with all the rest
-        history(checkpoint, path)  # for its error too
-        check_restored(checkpoint, self.config.model, path)
-        self._next_step = checkpoint["global_step"] + 1
-        return Path(path)
+        if path is None:
+            return None
+        checkpoint = read_checkpoint(path, needs=RESUMABLE)
+        checkpoint.load_weights(self.model)  # for its error; Lightning loads them again, with all the rest
+        check_resumable(checkpoint, self.config.model)
+        return checkpoint
 
-    def _logger(self, checkpoint: Path | None, run: Path | None, root: Path) -> TensorBoardLogger:
-        """Logs on into the folder of the checkpoint's run, or into a run's own, or a new one below the root.
+    def _logger(self, checkpoint: Checkpoint | None, run: Path | None, root: Path) -> TensorBoardLogger:
+        """Logs into the folder of the checkpoint's run, or into a run's own, or a new one below the root.
 
-        A run that logs on in its folder keeps in its config.yaml what it began with.
+        A run that is resumed in its folder keeps in its config.yaml what it began with.
         """
         options: dict[str, Any] = {
             "default_hp_metric": False,
             "max_queue": 1000,  # the default, 10 events, would make training wait for the thread that writes them
         }
-        if checkpoint is not None and goes_on_in_its_run(checkpoint):
-            run = run_of(checkpoint)
+        if checkpoint and resumes_its_run(checkpoint.path):
+            run = run_of(checkpoint.path)
             self.config.ckpt_path = config_of(run).get("ckpt_path")  # of the whole run: what it began with
-            options["purge_step"] = self._next_step  # hides what was logged after the checkpoint, before the end
+            options["purge_step"] = checkpoint.contents["global_step"]  # hides what was logged after the checkpoint
         elif run is None:
             run = new_run(root) if rank_zero_only.rank == 0 else root  # type: ignore[attr-defined]
         return TensorBoardLogger(run.parent, name="", version=run.name, **options)
 
-    def test(self) -> dict[str, Any]:
-        """Tests the checkpoint that training chose and returns :func:`report.metrics`."""
+    def test(self) -> dict[str, Tensor]:
+        """Tests the checkpoint that training chose and returns what :func:`evaluate` does."""
         return evaluate(self.trainer, self.model, self.datamodule, self.chosen_checkpoint)
 
     @property
@@ -230,7 +253,7 @@ def _as_list(value: Any) -> list[Any]:
 
 def evaluate(
     trainer: Trainer, model: BaseClassifier, datamodule: MNISTDataModule, ckpt_path: Path | None = None
-) -> dict[str, Any]:
-    """Runs the test set through a model, or through a checkpoint of it, and returns :func:`report.metrics`."""
+) -> dict[str, Tensor]:
+    """Runs the test set through a model, or through a checkpoint of it, and returns its ``test_results``."""
     trainer.test(model, datamodule, ckpt_path=ckpt_path, weights_only=True, verbose=False)
-    return report.metrics(model.test_results, datamodule.dataset_name, datamodule.test_sha256)
+    return model.test_results

@@ -1,4 +1,4 @@
-"""The folders of the runs: a new one for each, and the one that an interrupted run goes on in."""
+"""The folders of the runs: a new one for each, and the one that an interrupted run is resumed in."""
 
 from collections.abc import Mapping
 from itertools import count
@@ -46,7 +46,7 @@ def run_of(checkpoint: Path) -> Path:
     return folder.parent if folder.name == LAST.parent.name else folder
 
 
-def goes_on_in_its_run(checkpoint: Path) -> bool:
+def resumes_its_run(checkpoint: Path) -> bool:
     """Tells whether training from a checkpoint continues its run's curves: from the newest state of a run's folder."""
     return checkpoint.name == LAST.name and (run_of(checkpoint) / "config.yaml").is_file()
 

@@ -33,6 +33,8 @@ class TensorBoardPlots(L.Callback):
         UserError: A negative number.
     """
 
+    works_with_chunks = True
+
     def __init__(self, every_n_epochs: int = 10) -> None:
         if every_n_epochs < 0:
             raise UserError(f"expected --plots.every_n_epochs to be at least 0, got {every_n_epochs}; 0 draws nothing")
@@ -47,7 +49,7 @@ class TensorBoardPlots(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         for writer in _writers(trainer) if not trainer.sanity_checking else []:
             matrix = plots.confusion_matrix(pl_module.val_confusion.cpu().numpy(), cell=CELL)
-            _add(writer, "confusion matrix", matrix, trainer.global_step)
+            _add(writer, "confusion matrix", matrix, trainer.global_step - 1)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
@@ -72,7 +74,7 @@ class TensorBoardPlots(L.Callback):
         for writer in _writers(trainer):
             first = next(pl_module.net.parameters()).detach()[:NEURONS].flatten(1).float().cpu().numpy()
             side = round(first.shape[1] ** 0.5)
-            _add(writer, "first layer", plots.weights(first.reshape(-1, side, side)), trainer.global_step)
+            _add(writer, "first layer", plots.weights(first.reshape(-1, side, side)), trainer.global_step - 1)
             data = data_of(trainer)
             if len(data.val_set):
                 images, labels = (part.numpy() for part in data.val_set[torch.arange(len(data.val_set))])
@@ -82,7 +84,7 @@ class TensorBoardPlots(L.Callback):
                     ("worst mistakes", plots.worst(labels, probabilities, DIGITS)),
                 ):
                     picture = plots.answers(images[chosen], labels[chosen], probabilities[chosen], COLUMNS)
-                    _add(writer, tag, picture, trainer.global_step)
+                    _add(writer, tag, picture, trainer.global_step - 1)
 
 
 def _writers(trainer: L.Trainer) -> list[SummaryWriter]:

@@ -23,7 +23,7 @@ from mnist_lightning.data.datamodule import Images, MNISTDataModule
 from mnist_lightning.training.cli import MNISTCLI
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # the guide's script is one that people run
-import guide  # noqa: E402
+import guide
 
 HAVE_KERAS = bool(importlib.util.find_spec("keras") and importlib.util.find_spec("jax"))
 HAVE_SKLEARN = bool(importlib.util.find_spec("sklearn"))

@@ -14,8 +14,8 @@ from typing import Any
 from mnist_lightning.console.startup import importing
 
 with importing():
-    import rivals
     import numpy as np
+    import rivals
     import torch
     from tqdm import tqdm
 

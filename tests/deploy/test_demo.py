@@ -2,21 +2,17 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 from contextlib import contextmanager
 
 import pytest
-from helpers import ROOT, run_script, save_classifier
+from helpers import CHROMIUM, CHROMIUM_FLAGS, ROOT, refused, run_script, save_classifier
 
 from mnist_lightning.errors import UserError
 from mnist_lightning.model.classifier import MNISTClassifier
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
-FLAGS += ("--disable-component-update", "--disable-sync")
 WIDTHS = {"mouse": {"viewport": {"width": 1200, "height": 800}}}
 WIDTHS["finger"] = {"viewport": {"width": 400, "height": 700}, "has_touch": True, "is_mobile": True}
 
@@ -56,11 +52,10 @@ def demo(checkpoint, env=None):
 @pytest.fixture(scope="module")
 def browser():
     playwright = pytest.importorskip("playwright.sync_api")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"needs a browser: one of {', '.join(BROWSERS)}")
+    if CHROMIUM is None:
+        pytest.skip("no browser is installed")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=FLAGS)
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
         yield browser
         browser.close()
 
@@ -167,18 +162,11 @@ def test_ctrl_c_ends_it_while_a_page_is_open(untrained, browser):
         assert end(process, signal.SIGINT) == 130
 
 
-def refused(*args, **options):
-    """One line, exit code 2, no traceback."""
-    result = run_script("demo.py", *args, **options)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert re.fullmatch("error: .*\n", result.stderr)
-    return result.stderr
-
-
 def test_what_it_cannot_use_it_says_in_a_line(untrained, tmp_path):
-    assert "no such file" in refused("missing.ckpt", cwd=tmp_path)
+    refused(run_script("demo.py", "missing.ckpt", cwd=tmp_path), "missing.ckpt", "no such file")
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['gradio'] = None")  # as if it were not there
-    assert 'pip install -e ".[demo]"' in refused(untrained, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    without = run_script("demo.py", untrained, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    refused(without, 'pip install -e ".[demo]"')
 
 
 def test_a_port_that_is_not_to_be_had_is_named(untrained, tmp_path):
@@ -187,6 +175,6 @@ def test_a_port_that_is_not_to_be_had_is_named(untrained, tmp_path):
 
     with listen(0) as taken:
         port = taken.getsockname()[1]
-        assert re.search(rf"port {port} .*--port", refused(untrained, "--port", port, cwd=tmp_path))
+        refused(run_script("demo.py", untrained, "--port", port, cwd=tmp_path), f"port {port} ", "--port")
     with pytest.raises(UserError, match=r"port 65536 .*--port"):
         listen(65536)

@@ -10,7 +10,7 @@ import torch
 from helpers import run_script
 
 from mnist_lightning.data.datamodule import MNISTDataModule
-from mnist_lightning.model.checkpoint import CheckpointError, data_settings, load_classifier, read_checkpoint
+from mnist_lightning.model.checkpoint import CheckpointError, load_classifier, read_checkpoint
 from mnist_lightning.model.classifier import MNISTClassifier
 
 
@@ -148,13 +148,13 @@ def test_a_damaged_file_is_called_that(good, tmp_path, damage):
 def test_data_settings_outside_the_folder_read_and_never_write(good, tmp_path, source, folder):
     good["datamodule_hyper_parameters"] |= {"source": source, "data_dir": folder}
     path = saved(good, tmp_path)
-    assert data_settings(read_checkpoint(path), path)["source"] == "files"
+    assert read_checkpoint(path).data_options()["source"] == "files"
 
 
 def test_data_settings_that_only_read_may_name_any_folder(good, tmp_path):
     good["datamodule_hyper_parameters"] |= {"source": "files", "data_dir": str(tmp_path)}
     path = saved(good, tmp_path)
-    assert data_settings(read_checkpoint(path), path)["data_dir"] == str(tmp_path)
+    assert read_checkpoint(path).data_options()["data_dir"] == str(tmp_path)
 
 
 def refused_by(script, *args, cwd):

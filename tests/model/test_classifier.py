@@ -13,19 +13,23 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
-from mnist_lightning.model.classifier import MNISTClassifier, Scheduler
+from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.model.nets import SimpleNet
+from mnist_lightning.model.schedule import ScheduleName
+from mnist_lightning.training.chunks import StepsPerExecution
 from mnist_lightning.training.cli import MNISTCLI
 
 
-def fit(folder, *, logger=False, seed=0, data=None, trainer=None, **model):
+def fit(folder, *, steps="auto", logger=False, seed=0, data=None, trainer=None, **model):
     L.seed_everything(seed)
     module = MNISTClassifier(**model)
     datamodule = MNISTDataModule(str(folder), **(data or {}))
-    options = {"max_epochs": 1, "num_sanity_val_steps": 0, **(trainer or {})}
+    options = {"max_epochs": 1, "num_sanity_val_steps": 0, "log_every_n_steps": 1, **(trainer or {})}
+    callbacks = [StepsPerExecution(steps), *options.pop("callbacks", [])]
     runner = L.Trainer(
         accelerator="cpu",
         logger=logger,
+        callbacks=callbacks,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -63,13 +67,13 @@ def plain_loop(folder, epochs=1, clip=None, **options):
 
 @pytest.mark.parametrize("steps", [1, 3, 64])
 def test_an_epoch_ends_with_the_weights_of_the_plain_loop_bit_for_bit(dataset, steps):
-    assert same_weights(fit(dataset, steps_per_execution=steps).net, plain_loop(dataset))
+    assert same_weights(fit(dataset, steps=steps).net, plain_loop(dataset))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 64])
 def test_an_epoch_of_real_mnist_equals_the_plain_loop_bit_for_bit(mnist, steps):
-    assert same_weights(fit(mnist, steps_per_execution=steps).net, plain_loop(mnist))
+    assert same_weights(fit(mnist, steps=steps).net, plain_loop(mnist))
 
 
 @pytest.mark.parametrize(
@@ -77,13 +81,18 @@ def test_an_epoch_of_real_mnist_equals_the_plain_loop_bit_for_bit(mnist, steps):
     [
         ({"dropout": 0.3, "hidden": [50, 20]}, {"dropout": 0.3, "hidden": [50, 20]}),
         ({"weight_decay": 1e-2}, {"weight_decay": 1e-2}),
-        ({"gradient_clip_val": 0.1}, {"clip": 0.1}),
     ],
 )
 @pytest.mark.parametrize("steps", [1, 4])
 def test_regularization_too_is_that_of_the_plain_loop(dataset, model, loop, steps):
-    trained = fit(dataset, steps_per_execution=steps, trainer={"max_epochs": 2}, **model)
+    trained = fit(dataset, steps=steps, trainer={"max_epochs": 2}, **model)
     assert same_weights(trained.net, plain_loop(dataset, epochs=2, **loop))
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_clipping_too_is_that_of_the_plain_loop(dataset, steps):
+    trained = fit(dataset, steps=steps, trainer={"max_epochs": 2, "gradient_clip_val": 0.1})
+    assert same_weights(trained.net, plain_loop(dataset, epochs=2, clip=0.1))
 
 
 class GradientWatcher(L.Callback):
@@ -120,13 +129,13 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(dataset):
 @pytest.mark.parametrize("steps", [1, 4, 64])
 def test_every_step_is_counted_and_logged_once_at_its_number(dataset, tmp_path, steps):
     logger = TensorBoardLogger(tmp_path)
-    module = fit(dataset, steps_per_execution=steps, logger=logger, trainer={"max_epochs": 2})
+    module = fit(dataset, steps=steps, logger=logger, trainer={"max_epochs": 2})
     logged = scalars(logger.log_dir)
     assert module.trainer.global_step == 18
-    assert [step for step, _ in logged["train/loss_step"]] == list(range(1, 19))
+    assert [step for step, _ in logged["train/loss_step"]] == list(range(18))
     for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy"):
-        assert [step for step, _ in logged[name]] == [9, 18]
-    assert [step for step, _ in logged["lr"]][-1] == 18
+        assert [step for step, _ in logged[name]] == [8, 17]
+    assert [step for step, _ in logged["lr"]][-1] == 17
     losses = [loss for _, loss in logged["train/loss_step"]]
     assert losses[-1] < losses[0]
 
@@ -135,17 +144,17 @@ def test_the_logged_losses_do_not_depend_on_the_chunks(dataset, tmp_path):
     curves = []
     for steps in (1, 5):
         logger = TensorBoardLogger(tmp_path, name=str(steps))
-        fit(dataset, steps_per_execution=steps, logger=logger)
+        fit(dataset, steps=steps, logger=logger)
         logged = scalars(logger.log_dir)
         curves.append(logged)
     assert curves[0]["train/loss_step"] == curves[1]["train/loss_step"]
     assert curves[0]["val/loss"] == curves[1]["val/loss"]
     assert curves[0]["train/accuracy"] == curves[1]["train/accuracy"]
-    assert curves[0]["train/loss"] == [(9, pytest.approx(curves[1]["train/loss"][0][1]))]  # summed in another order
+    assert curves[0]["train/loss"] == [(8, pytest.approx(curves[1]["train/loss"][0][1]))]  # summed in another order
 
 
-def test_max_steps_stops_within_a_chunk(dataset):
-    module = fit(dataset, steps_per_execution=64, trainer={"max_epochs": 5, "max_steps": 12})
+def test_max_steps_stops_within_an_epoch(dataset):
+    module = fit(dataset, trainer={"max_epochs": 5, "max_steps": 12})
     assert module.trainer.global_step == 12
 
 
@@ -162,7 +171,7 @@ def test_the_learning_rate_follows_its_schedule(dataset, tmp_path, options, rate
     logger = TensorBoardLogger(tmp_path)
     fit(dataset, logger=logger, trainer={"max_epochs": 5}, **options)
     logged = scalars(logger.log_dir)
-    got = [rate for step, rate in logged["lr"] if step % 9 == 0]
+    got = [rate for step, rate in logged["lr"] if step % 9 == 8]
     if rates is None:  # plateau: halved after each epoch without a better validation loss
         rates, best, bad, rate = [], np.inf, 0, options["lr"]
         for _, loss in logged["val/loss"]:
@@ -206,7 +215,7 @@ def test_an_epoch_that_ends_before_its_validation_does_not_end_plateau(dataset):
 
 def test_gradients_are_clipped_in_mixed_precision_too(dataset):
     clipped, free = (
-        fit(dataset, trainer={"precision": "bf16-mixed"}, gradient_clip_val=value) for value in (0.01, 0.0)
+        fit(dataset, trainer={"precision": "bf16-mixed", "gradient_clip_val": value}) for value in (0.01, None)
     )
     assert not same_weights(clipped, free)
 
@@ -242,8 +251,6 @@ def test_precision_is_the_trainers_business(dataset, precision):
         {"weight_decay": -1.0},
         {"step_size": 0},
         {"gamma": 0.0},
-        {"gradient_clip_val": -1.0},
-        {"steps_per_execution": 0},
     ],
 )
 def test_values_that_cannot_be_are_refused(options):
@@ -256,6 +263,8 @@ DISTORTED = {"rotation": 10.0, "scale": 0.1, "shear": 0.1, "shift": 1.0, "elasti
 
 class ImageRecorder(L.Callback):
     """Keeps every image that a net is shown, in order, by what it is shown for."""
+
+    works_with_chunks = True
 
     def __init__(self):
         self.shown = {"train": [], "val": [], "test": []}
@@ -304,8 +313,8 @@ def test_every_epoch_distorts_an_image_anew(dataset):
 
 @pytest.mark.parametrize("steps", [8, 64])
 def test_distorted_images_and_what_they_teach_do_not_depend_on_the_chunks(dataset, steps):
-    one_by_one, first = fit_and_record(dataset, data=DISTORTED, steps_per_execution=1)
-    in_chunks, second = fit_and_record(dataset, data=DISTORTED, steps_per_execution=steps)
+    one_by_one, first = fit_and_record(dataset, data=DISTORTED, steps=1)
+    in_chunks, second = fit_and_record(dataset, data=DISTORTED, steps=steps)
     assert torch.equal(first.images("train"), second.images("train"))
     assert same_weights(one_by_one.net, in_chunks.net)
 
@@ -400,28 +409,26 @@ def one_cycle(steps, lr):
     return rates
 
 
-@pytest.mark.parametrize("steps", [1, 4, 64])
 @pytest.mark.parametrize(
-    ("trainer", "total"), [({"max_epochs": 3}, 27), ({"max_epochs": 5, "max_steps": 12}, 12), ({"max_epochs": 1}, 9)]
+    ("trainer", "total", "steps"),
+    [
+        *(({"max_epochs": epochs}, 9 * epochs, steps) for epochs in (1, 3) for steps in (1, 4, 64)),
+        ({"max_epochs": 5, "max_steps": 12}, 12, "auto"),
+        ({"max_epochs": 2, "limit_train_batches": 3}, 6, "auto"),
+        ({"max_epochs": 2, "accumulate_grad_batches": 2}, 10, "auto"),
+    ],
 )
-def test_onecycle_changes_the_learning_rate_at_every_step_of_the_run(dataset, tmp_path, steps, trainer, total):
+def test_onecycle_changes_the_learning_rate_at_every_step_of_the_run(dataset, tmp_path, trainer, total, steps):
     logger = TensorBoardLogger(tmp_path)
-    fit(dataset, logger=logger, trainer=trainer, scheduler="onecycle", lr=0.02, steps_per_execution=steps)
+    fit(dataset, logger=logger, trainer=trainer, scheduler="onecycle", lr=0.02, steps=steps)
     logged = scalars(logger.log_dir)["lr"]
-    assert [step for step, _ in logged] == list(range(1, total + 1))
+    assert [step for step, _ in logged] == list(range(total))
     assert [rate for _, rate in logged] == pytest.approx(one_cycle(total, 0.02), rel=1e-5)
     assert max(rate for _, rate in logged) == pytest.approx(0.02, rel=0.1)
 
 
-def test_onecycle_ends_with_the_part_of_the_epochs_that_is_trained_on(dataset, tmp_path):
-    logger = TensorBoardLogger(tmp_path)
-    options = {"limit_train_batches": 2, "max_epochs": 2}  # two chunks of four steps, twice
-    fit(dataset, logger=logger, trainer=options, scheduler="onecycle", lr=0.02, steps_per_execution=4)
-    assert [rate for _, rate in scalars(logger.log_dir)["lr"]] == pytest.approx(one_cycle(16, 0.02), rel=1e-5)
-
-
 def test_onecycle_takes_the_steps_of_the_plain_loop(dataset):
-    chunks = [fit(dataset, scheduler="onecycle", steps_per_execution=steps) for steps in (1, 8)]
+    chunks = [fit(dataset, scheduler="onecycle", steps=steps) for steps in (1, 8)]
     assert same_weights(*chunks)
     assert not same_weights(chunks[0], fit(dataset, scheduler="none"))
 
@@ -439,7 +446,7 @@ def test_onecycle_ends_at_max_steps_where_no_epochs_are_given(dataset):
     assert module.trainer.global_step == 12
 
 
-@pytest.mark.parametrize("scheduler", get_args(Scheduler))
+@pytest.mark.parametrize("scheduler", get_args(ScheduleName))
 @pytest.mark.parametrize("net", ["simple", "lenet5", "convnet"])
 def test_every_net_trains_with_every_scheduler(dataset, scheduler, net):
     module = fit(dataset, net=net, scheduler=scheduler)
@@ -450,7 +457,7 @@ def test_every_net_trains_with_every_scheduler(dataset, scheduler, net):
 @pytest.mark.parametrize("steps", [1, 4])
 def test_a_convnets_statistics_do_not_depend_on_the_chunks(dataset, steps):
     options = {"net": "convnet", "channels": [4, 4], "hidden": []}
-    assert same_weights(fit(dataset, **options, steps_per_execution=steps), fit(dataset, **options))
+    assert same_weights(fit(dataset, **options, steps=steps), fit(dataset, **options))
 
 
 @pytest.mark.parametrize("channels", [[4], [2] * 5])

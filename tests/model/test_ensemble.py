@@ -11,10 +11,16 @@ from helpers import run_script, write_dataset
 from mnist_lightning.data.format import FILES
 from mnist_lightning.data.idx import read_idx
 from mnist_lightning.errors import UserError
-from mnist_lightning.model.checkpoint import CheckpointError, load_classifier, load_ensemble
+from mnist_lightning.model import checkpoint as checkpoints
+from mnist_lightning.model.checkpoint import CheckpointError, load_classifier, read_checkpoint
 from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.model.ensemble import Ensemble
 from mnist_lightning.training.cli import MNISTCLI
+
+
+def load_ensemble(paths):
+    return checkpoints.load_ensemble([read_checkpoint(path) for path in paths])
+
 
 # Unlike in every way, and each with something that training does and testing must not
 MEMBERS = (
@@ -51,14 +57,14 @@ def mean_probabilities(checkpoints, images):
     return sum(load_classifier(path).eval()(images).softmax(1) for path in checkpoints) / len(checkpoints)
 
 
-def test_a_committee_answers_with_the_mean_of_its_members_probabilities():
+def test_an_ensemble_answers_with_the_mean_of_its_members_probabilities():
     nets = ("simple", "lenet5", "convnet")
     members = [MNISTClassifier(net=net) for net in nets]
-    committee = Ensemble(members).eval()
+    ensemble = Ensemble(members).eval()
     images = torch.rand(20, 1, 28, 28)
     expected = sum(member(images).softmax(1) for member in members) / 3
-    assert torch.allclose(committee(images).softmax(1), expected, atol=1e-6)
-    assert torch.allclose(committee(images).exp(), expected, atol=1e-6)  # they are the logarithm of it
+    assert torch.allclose(ensemble(images).softmax(1), expected, atol=1e-6)
+    assert torch.allclose(ensemble(images).exp(), expected, atol=1e-6)  # they are the logarithm of it
 
 
 def test_answers_that_are_sure_beyond_what_a_float_holds_stay_finite():
@@ -75,24 +81,24 @@ def test_answers_that_are_sure_beyond_what_a_float_holds_stay_finite():
     assert torch.allclose(logits.softmax(1)[:, [3, 7]], torch.tensor([2 / 3, 1 / 3]))
 
 
-def test_a_committee_of_one_is_its_member(members):
+def test_an_ensemble_of_one_is_its_member(members):
     images = torch.rand(20, 1, 28, 28)
     for path in members:
-        alone, committee = load_classifier(path).eval(), load_ensemble([path]).eval()
-        assert torch.allclose(committee(images).softmax(1), alone(images).softmax(1), atol=1e-6)
+        alone, ensemble = load_classifier(path).eval(), load_ensemble([path]).eval()
+        assert torch.allclose(ensemble(images).softmax(1), alone(images).softmax(1), atol=1e-6)
 
 
-def test_a_committee_of_none_is_refused():
+def test_an_ensemble_of_none_is_refused():
     for empty in (lambda: Ensemble([]), lambda: load_ensemble([])):
-        with pytest.raises(UserError, match="expected a committee of at least one classifier, got none"):
+        with pytest.raises(UserError, match="expected an ensemble of at least one classifier, got none"):
             empty()
 
 
-def test_testing_several_checkpoints_tests_the_committee(dataset, members, tmp_path):
+def test_testing_several_checkpoints_tests_the_ensemble(dataset, members, tmp_path):
     result = run_script("test.py", *members, "--accelerator=cpu", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
-    assert "committee of 3: the mean of their probabilities" in result.stdout
-    written = json.loads((members[0].parents[1] / "committee" / "metrics.json").read_text())
+    assert "ensemble of 3: the mean of their probabilities" in result.stdout
+    written = json.loads((members[0].parents[1] / "ensemble" / "metrics.json").read_text())
     images, labels = (read_idx(dataset / name) for name in FILES[2:])
     probabilities = mean_probabilities(members, torch.from_numpy(images).unsqueeze(1) / 255).numpy()
     right = probabilities[np.arange(100), labels]
@@ -115,7 +121,7 @@ def refused(result, *words):
 def test_members_that_were_trained_on_different_data_are_refused(dataset, members, stranger, tmp_path):
     options = ("--output=out", "--data.data_dir", dataset)  # what they are tested on does not matter
     result = run_script("test.py", members[0], members[1], stranger, *options, cwd=tmp_path)
-    refused(result, f"error: {stranger}: expected a committee trained on one dataset, but {members[0]} was", "another")
+    refused(result, f"error: {stranger}: expected an ensemble trained on one dataset, but {members[0]} was", "another")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -28,7 +28,7 @@ from mnist_lightning.reporting import report
 from mnist_lightning.training.cli import MNISTCLI
 from mnist_lightning.training.run_folder import new_run
 
-OPTIONS = ("--data.batch_size=16", "--model.dropout=0.3", "--model.steps_per_execution=8", "--accelerator=cpu")
+OPTIONS = ("--data.batch_size=16", "--model.dropout=0.3", "--steps_per_execution=8", "--accelerator=cpu")
 OPTIONS += ("--model.hidden=[400,200]", "--model.step_size=20", "--checkpoint.every_n_steps=10")
 LAST = "checkpoints/last.ckpt"
 
@@ -146,6 +146,8 @@ import lightning.pytorch as L
 from mnist_lightning.training.cli import MNISTCLI
 
 class InOneStep(L.Callback):
+    works_with_chunks = True
+
     def on_train_batch_start(self, trainer, *_):
         if trainer.global_step == 45:
             signal.raise_signal(signal.SIGINT)
@@ -204,6 +206,8 @@ ignoring_that_the_run_was_begun = pytest.mark.filterwarnings("ignore:Checkpoint 
 class StopsItself(L.Callback):
     """Has the process ask itself to stop, as a chunk begins: the same moment each time."""
 
+    works_with_chunks = True
+
     def __init__(self, chunk):
         self.left = chunk
 
@@ -219,7 +223,9 @@ def train_and_test(run, dataset, *options, stop=0):
     cli.trainer.callbacks.append(StopsItself(stop))
     cli.fit(run)
     training = cli.training
-    report.write_json(cli.test() | {"training": training}, run / "test")
+    data = cli.datamodule
+    results = report.metrics(cli.test(), data.dataset_name, data.test_sha256)
+    report.write_json(results | {"training": training}, run / "test")
 
 
 @pytest.fixture(scope="module", params=[DISTORTED, CONVNET], ids=["distorted-onecycle", "batch norm"])
@@ -287,12 +293,14 @@ def test_options_that_the_checkpoint_would_undo_are_refused(dataset, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     result = run_script("train.py", *options, "--model.lr=0.01", f"--ckpt_path={checkpoint}", cwd=tmp_path)
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
-    assert "expected --model.lr 0.001, which its optimizer goes on with, got 0.01" in result.stderr
+    assert "expected --model.lr 0.001, which its optimizer resumes with, got 0.01" in result.stderr
     assert sorted(tmp_path.rglob("*")) == before
 
 
 class Watches(L.Callback):
     """Looks after each chunk which step the newest state of a run is of."""
+
+    works_with_chunks = True
 
     def __init__(self, run):
         self.run, self.steps = run, []
@@ -306,7 +314,7 @@ class Watches(L.Callback):
 )
 def test_checkpoints_come_every_so_many_minutes_too(dataset, tmp_path, minutes, steps):
     options = ("--checkpoint.every_n_steps=0", f"--checkpoint.every_n_minutes={minutes}")
-    options += ("--model.steps_per_execution=5", "--max_epochs=1")
+    options += ("--steps_per_execution=5", "--max_epochs=1")
     cli = MNISTCLI([f"--data.data_dir={dataset}", *OPTIONS, *options])
     watches = Watches(tmp_path / "run")
     cli.trainer.callbacks.append(watches)
@@ -328,13 +336,13 @@ def failed(process, *words):
 
 
 def test_a_full_disk_ends_in_a_line(dataset, tmp_path):
-    failed(start(tmp_path, dataset, "--max_epochs=2", preexec_fn=limit_files_to(800_000)), "cannot write", ".ckpt")
+    failed(start(tmp_path, dataset, "--max_epochs=2", preexec_fn=limit_files_to(800_000)), "cannot use", ".ckpt")
 
 
 def test_a_disk_that_fills_up_leaves_the_last_checkpoint_whole(dataset, tmp_path):
     process = start(tmp_path, dataset, "--max_epochs=2000", until=SECOND)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (800_000, 800_000))
-    failed(process, "cannot write", ".ckpt", "--ckpt_path last")
+    failed(process, "cannot use", ".ckpt")
     run = tmp_path / "lightning_logs" / "version_0"
     step = state(run)["global_step"]
     assert [path.name for path in (run / "checkpoints").iterdir() if path.suffix != ".ckpt"] == []
@@ -403,7 +411,7 @@ def test_a_run_records_the_commit_of_its_code(dataset, tmp_path, changed):
     assert record["git_commit"] == head + "+" * changed
 
 
-DDP = ("--devices=2", "--trainer.strategy=ddp")
+DDP = ("--devices=2", "--trainer.strategy=ddp", "--steps_per_execution=auto")
 
 
 @pytest.fixture(scope="module")
@@ -415,7 +423,7 @@ def uneven(tmp_path_factory):
 @pytest.mark.parametrize("more", [(), DISTORTED], ids=["", "distorted-onecycle"])
 def test_two_processes_train_and_test_like_one(uneven, tmp_path, more):
     options = ("--data.data_dir", uneven, "--data.batch_size=17", "--data.eval_batch_size=10", "--accelerator=cpu")
-    options += ("--max_epochs=2", "--model.steps_per_execution=8", *more)
+    options += ("--max_epochs=2", "--trainer.log_every_n_steps=1", *more)
     for ddp in ((), DDP):
         result = run_script("train.py", *options, *ddp, cwd=tmp_path)
         assert (result.returncode, result.stderr) == (0, "")

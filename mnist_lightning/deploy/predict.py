@@ -1,0 +1,42 @@
+"""Answers to pictures of digits: what each file holds, how sure a classifier is, and what else it might be."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+
+from mnist_lightning.data.format import SIDE
+from mnist_lightning.handwriting.read import Picture
+from mnist_lightning.model.base import BATCH, BaseClassifier
+
+
+class Answer(NamedTuple):
+    """What a file holds; nothing but its name where no digit was found, and what is wrong with it where it is bad."""
+
+    file: str
+    digit: int | None = None
+    probability: float | None = None
+    runner_up: int | None = None
+    runner_up_probability: float | None = None
+    error: str | None = None
+
+
+def predict(model: BaseClassifier, pictures: Iterable[Picture]) -> Iterator[Answer]:
+    """Gives a model's answer to each picture, in their order.
+
+    Args:
+        model: Reads the digits, many at a time.
+        pictures: Of :func:`mnist_lightning.handwriting.read.read`.
+    """
+    pictures = iter(pictures)
+    while chunk := list(islice(pictures, BATCH)):
+        images = np.array([picture.image for picture in chunk if picture.image is not None], np.uint8)
+        rows = iter(model.predict(images.reshape(-1, SIDE, SIDE))[1])
+        for picture in chunk:
+            if picture.image is None:
+                yield Answer(picture.file, error=picture.error)
+            else:
+                row = next(rows)
+                *_, second, first = row.argsort().tolist()
+                yield Answer(picture.file, first, float(row[first]), second, float(row[second]))
