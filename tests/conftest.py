@@ -1,10 +1,9 @@
 import os
 from pathlib import Path
 
-import lightning.pytorch as L
 import pytest
 import torch
-from helpers import write_dataset
+from helpers import quiet_trainer, write_dataset
 from hypothesis import settings
 
 from mnist_lightning.data.datamodule import MNISTDataModule
@@ -49,7 +48,6 @@ def reader(tmp_path_factory):
         elastic=0.7,
     )
     model = MNISTClassifier(net="convnet", channels=[16, 32], hidden=[64], lr=0.005, scheduler="onecycle")
-    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    trainer = L.Trainer(max_epochs=6, accelerator="cpu", num_sanity_val_steps=0, **dict.fromkeys(off, False))
+    trainer = quiet_trainer(max_epochs=6)
     trainer.fit(model, data)
     return model

@@ -19,6 +19,8 @@ def trainer_errors() -> Iterator[None]:
     """Says what is wrong with the arguments that a Trainer refuses."""
     try:
         yield
+    except UserError:
+        raise
     except (ValueError, MisconfigurationException) as error:
         message = f"the Trainer refuses these options: {error}"
         if "gpu backend" in str(error):

@@ -13,6 +13,14 @@ from mnist_lightning.errors import UserError
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy's generator takes
 
+# Options that earlier versions called otherwise, by the last part of their names
+RENAMED = {
+    "width": "model.ink_width",
+    "gradient_clip_val": "trainer.gradient_clip_val",
+    "steps_per_execution": "steps_per_execution",
+    "pictures": "plots",
+}
+
 # jsonargparse's way of saying things -> ours: expected this, got that
 MESSAGES = (
     (r'Parser key "([\w.]+)":', r"--\1:"),
@@ -22,6 +30,7 @@ MESSAGES = (
     ),
     (r"<class '(?:\w+\.)*(\w+)'>", r"\1"),
     (r"Not of type \w+: (\S+) does not .* v>=(\S+) and v<(\S+)", r"expected from \2 to below \3, got \1; see --help"),
+    (r"int, typing\.Literal\['auto'\]", "a number or auto"),
     (r", NoneType", ""),  # none is what the default is, not what anybody types
     (r"Expected an? (?:typing\.)?Literal\[(.*?)\]", r"expected one of \1"),
     (r"Expected (?:a )?(?:collections\.abc\.)?Sequence(?:\[int\])?", r"expected a list such as [256,128]"),
@@ -82,6 +91,9 @@ class Parser(LightningArgumentParser):
         if unknown := re.match(r"unrecognized arguments: (--[\w.]+)", message, re.IGNORECASE):
             close = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1)
             message += f"; did you mean {close[0]}?" if close else "; see --help"
+        elif refused := re.search(r"does not accept option '(\w+)'|Option '(\w+)\S*' is not accepted", message):
+            now = RENAMED.get(refused[1] or refused[2])
+            message += f"; it is {now} now" if now else "; see --help"
         for pattern, plain in MESSAGES:
             message = re.sub(pattern, plain, message, flags=re.DOTALL)
         raise UserError(message) from ex

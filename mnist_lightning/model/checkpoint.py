@@ -34,6 +34,9 @@ class Checkpoint:
     Attributes:
         path: Its file.
         contents: Lightning's dictionary: tensors and plain values.
+
+    Raises:
+        CheckpointError: In each method, where that part of it is not what it should be.
     """
 
     path: Path
@@ -41,11 +44,7 @@ class Checkpoint:
 
     @property
     def model_options(self) -> dict[str, Any]:
-        """The options of its MNISTClassifier.
-
-        Raises:
-            CheckpointError: They are not such options.
-        """
+        """The options of its MNISTClassifier."""
         given = {RENAMED.get(name, name): value for name, value in self.contents[MODEL].items() if name not in GONE}
         return self._checked(MNISTClassifier, given)
 
@@ -56,9 +55,6 @@ class Checkpoint:
 
         Args:
             data_dir: A folder of other files to use instead.
-
-        Raises:
-            CheckpointError: They are not such options.
         """
         options = self._checked(MNISTDataModule, self.contents[DATA])
         folder = Path(options["data_dir"])
@@ -71,11 +67,7 @@ class Checkpoint:
 
     @property
     def data_sha256(self) -> str:
-        """The identity of the data that it was trained on.
-
-        Raises:
-            CheckpointError: It does not say.
-        """
+        """The identity of the data that it was trained on."""
         state = self.contents.get(DATA_STATE)
         identity = state.get("sha256") if isinstance(state, dict) else None
         if not isinstance(identity, str):
@@ -84,11 +76,7 @@ class Checkpoint:
 
     @property
     def history(self) -> dict[str, list[tuple[int, float]]]:
-        """The points (epoch, value) of each metric that its training went through.
-
-        Raises:
-            CheckpointError: They are not such points.
-        """
+        """The points (epoch, value) of each metric that its training went through."""
         try:
             return {
                 str(name): [(int(epoch), float(value)) for epoch, value in points]
@@ -98,11 +86,7 @@ class Checkpoint:
             raise self.error(f"expected a history of training, got something else ({error})") from error
 
     def classifier(self) -> MNISTClassifier:
-        """Builds the classifier that it describes, with its weights, on the CPU.
-
-        Raises:
-            CheckpointError: Its options or its weights are not a MNISTClassifier's.
-        """
+        """Builds the classifier that it describes, with its weights, on the CPU."""
         try:
             model = MNISTClassifier(**self.model_options)
         except CheckpointError:
@@ -113,11 +97,7 @@ class Checkpoint:
         return model
 
     def load_weights(self, model: MNISTClassifier) -> None:
-        """Loads its weights into a classifier.
-
-        Raises:
-            CheckpointError: They are another net's.
-        """
+        """Loads its weights into a classifier."""
         given = self.contents["state_dict"]
         try:
             for name, value in model.state_dict().items():  # metrics would take anything

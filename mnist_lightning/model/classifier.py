@@ -14,7 +14,6 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import Optimizer
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassConfusionMatrix
 
@@ -22,7 +21,7 @@ from mnist_lightning.data.format import CLASSES, SIDE
 from mnist_lightning.errors import UserError
 from mnist_lightning.model.base import LOSSES, BaseClassifier, Loss, LossName, accuracy
 from mnist_lightning.model.nets import Activation, NetName, build, sizes
-from mnist_lightning.model.schedule import ScheduleName, build_schedule, check_schedule
+from mnist_lightning.model.schedule import ScheduleName, build_schedule
 
 BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
     "lr": (lambda value: value > 0, "above 0"),
@@ -126,10 +125,6 @@ class MNISTClassifier(BaseClassifier):
     def on_train_start(self) -> None:
         if self._rng_state is not None:
             torch.set_rng_state(self._rng_state)
-        for optimizer in self.trainer.optimizers:
-            _check_fused(optimizer)
-        for config in self.trainer.lr_scheduler_configs:
-            check_schedule(config.scheduler, self.trainer)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Takes the optimizer steps of a chunk but the last, and returns the loss of that for Lightning to take."""
@@ -233,16 +228,3 @@ def _check_options(options: Any) -> None:
             f"expected label_smoothing to be 0 for {options['loss']}, got {options['label_smoothing']}; "
             "change --model.label_smoothing"
         )
-
-
-def _check_fused(optimizer: Optimizer) -> None:
-    """Refuses states that a fused kernel would write beyond their end, as it trusts them to be like their parameters.
-
-    Raises:
-        RuntimeError: One is not.
-    """
-    for group in optimizer.param_groups:
-        for parameter in group["params"] if group.get("fused") else []:
-            for name, value in optimizer.state[parameter].items():
-                if not isinstance(value, Tensor) or (value.ndim and value.shape != parameter.shape):
-                    raise RuntimeError(f"the optimizer's {name} is not shaped like its parameter")

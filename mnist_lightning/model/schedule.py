@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as L
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
@@ -41,29 +41,6 @@ def build_schedule(
     if name == "cosine":
         return {"scheduler": CosineAnnealingLR(optimizer, epochs(trainer))}
     return {"scheduler": StepLR(optimizer, step_size, gamma)}
-
-
-def check_schedule(schedule: LRScheduler, trainer: L.Trainer) -> None:
-    """Refuses to resume a schedule of another length, and a plateau schedule that would not be told.
-
-    Raises:
-        UserError: The run and the schedule do not fit.
-    """
-    if isinstance(schedule, OneCycleLR) and schedule.total_steps != total_steps(trainer):
-        raise UserError(
-            f"expected the {schedule.total_steps:,} optimizer steps of the checkpoint's onecycle schedule, got "
-            f"{total_steps(trainer):,}; give the same --max_epochs and data, or begin anew"
-        )
-    if isinstance(schedule, CosineAnnealingLR) and schedule.T_max != epochs(trainer):
-        raise UserError(
-            f"expected the {schedule.T_max:,} epochs of the checkpoint's cosine schedule, got {epochs(trainer):,}; "
-            "give the same --max_epochs, or begin anew"
-        )
-    if isinstance(schedule, ReduceLROnPlateau):
-        if trainer.check_val_every_n_epoch != 1:
-            raise UserError("expected a validation after each epoch for the plateau scheduler, got fewer")
-        if not sum(trainer.num_val_batches):
-            raise UserError("expected validation images for the plateau scheduler, got none; raise --data.val_size")
 
 
 def epochs(trainer: L.Trainer) -> int:

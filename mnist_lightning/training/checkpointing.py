@@ -4,7 +4,6 @@ import io
 import os
 import signal
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +16,7 @@ from torch import Tensor
 from mnist_lightning.data.datamodule import data_of
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import atomic_write
-from mnist_lightning.model.checkpoint import Checkpoint
 from mnist_lightning.training.run_folder import LAST
-
-# Parts that a checkpoint needs to be resumed from, and their types
-RESUMABLE = {
-    "optimizer_states": list,
-    "lr_schedulers": list,
-    "loops": dict,
-    "callbacks": dict,
-    "global_step": int,
-    "epoch": int,
-    "pytorch-lightning_version": str,
-    "rng_state": Tensor,
-}
-# Options of the model that the optimizer's and the schedule's states hold
-RESTORED = ("lr", "weight_decay", "scheduler", "step_size", "gamma")
-
-
-def check_resumable(checkpoint: Checkpoint, options: Mapping[str, Any]) -> None:
-    """Checks that a run does not ask for what a checkpoint's states would undo.
-
-    Args:
-        checkpoint: What the run shall be resumed from.
-        options: Of the run's MNISTClassifier.
-
-    Raises:
-        CheckpointError: It has other options of the optimizer or the schedule; or its history is none.
-    """
-    checkpoint.history  # noqa: B018  # for its error
-    theirs = checkpoint.model_options
-    for name in RESTORED:
-        if options[name] != theirs[name]:
-            raise checkpoint.error(
-                f"expected --model.{name} {theirs[name]}, which its optimizer resumes with, got {options[name]}; "
-                "give the same options, or --config with the run's config.yaml"
-            )
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

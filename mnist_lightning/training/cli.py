@@ -3,7 +3,7 @@
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,6 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 from torch import Tensor
 
@@ -24,16 +23,10 @@ from mnist_lightning.model.checkpoint import Checkpoint, read_checkpoint
 from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.model.nets import sizes
 from mnist_lightning.training.callbacks import RunHeader, RunRecord, StepProgressBar
-from mnist_lightning.training.checkpointing import (
-    RESUMABLE,
-    AtomicCheckpointIO,
-    BestCheckpoint,
-    LastCheckpoint,
-    Stopped,
-    check_resumable,
-)
+from mnist_lightning.training.checkpointing import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, Stopped
 from mnist_lightning.training.chunks import StepsPerExecution
-from mnist_lightning.training.run_folder import LAST, config_of, last_checkpoint, new_run, resumes_its_run, run_of
+from mnist_lightning.training.resuming import RESUMABLE, CheckedStates, check_resumable
+from mnist_lightning.training.run_folder import LAST, config_of, last_checkpoint, resumes_its_run, run_logger, run_of
 from mnist_lightning.training.tensorboard import TensorBoardPlots
 
 LOG_EVERY = 10  # steps: 258 points for three epochs of MNIST
@@ -119,6 +112,7 @@ class MNISTCLI(LightningCLI):
         self._timer, plots = Timer(config.max_time), self.config_init.plots
         return [
             StepsPerExecution(self.config_init.steps_per_execution),
+            CheckedStates(),
             RunHeader(),
             self._timer,
             *([plots] if plots.every_n_epochs else []),
@@ -143,7 +137,10 @@ class MNISTCLI(LightningCLI):
         path = run / LAST if run and (run / LAST).is_file() else self.config.ckpt_path
         checkpoint = self._checkpoint(path, root)
         if self._own_logger:
-            self.trainer.logger = self._logger(checkpoint, run, root)
+            if checkpoint and resumes_its_run(checkpoint.path):
+                run = run_of(checkpoint.path)
+                self.config.ckpt_path = config_of(run).get("ckpt_path")  # a run's config.yaml says what it began with
+            self.trainer.logger = run_logger(run, root, checkpoint)
         ckpt_path = checkpoint.path if checkpoint else None
         try:
             with self._one_line_until_it_trains(ckpt_path):
@@ -164,10 +161,13 @@ class MNISTCLI(LightningCLI):
         try:
             yield
         except Exception as error:  # a stranger's states: there is no end to what restoring them raises
-            trained = any(isinstance(each, RunRecord) and each.already_saved for each in self._attached)
+            callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # set, but not declared
+            trained = any(isinstance(each, RunRecord) and each.already_saved for each in callbacks)
             log_dir = Path(self.trainer.log_dir or "")
             if self._own_logger and not trained and not (log_dir / "config.yaml").exists():
                 shutil.rmtree(log_dir, ignore_errors=True)
+                with suppress(OSError):  # others have runs in it
+                    log_dir.parent.rmdir()
             if self.trainer.world_size > 1 and "peer" in str(error):
                 raise UserError(
                     "another process of this run died; resume from its last state with --ckpt_path last"
@@ -176,11 +176,6 @@ class MNISTCLI(LightningCLI):
                 raise
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise UserError(f"{ckpt_path}: cannot be resumed ({reason}); give another checkpoint") from error
-
-    @property
-    def _attached(self) -> list[Callback]:
-        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # set, but not declared
-        return callbacks
 
     @property
     def plain_config(self) -> dict[str, Any]:
@@ -214,23 +209,6 @@ class MNISTCLI(LightningCLI):
         checkpoint.load_weights(self.model)  # for its error; Lightning loads them again, with all the rest
         check_resumable(checkpoint, self.config.model)
         return checkpoint
-
-    def _logger(self, checkpoint: Checkpoint | None, run: Path | None, root: Path) -> TensorBoardLogger:
-        """Logs into the folder of the checkpoint's run, or into a run's own, or a new one below the root.
-
-        A run that is resumed in its folder keeps in its config.yaml what it began with.
-        """
-        options: dict[str, Any] = {
-            "default_hp_metric": False,
-            "max_queue": 1000,  # the default, 10 events, would make training wait for the thread that writes them
-        }
-        if checkpoint and resumes_its_run(checkpoint.path):
-            run = run_of(checkpoint.path)
-            self.config.ckpt_path = config_of(run).get("ckpt_path")  # of the whole run: what it began with
-            options["purge_step"] = checkpoint.contents["global_step"]  # hides what was logged after the checkpoint
-        elif run is None:
-            run = new_run(root) if rank_zero_only.rank == 0 else root  # type: ignore[attr-defined]
-        return TensorBoardLogger(run.parent, name="", version=run.name, **options)
 
     def test(self) -> dict[str, Tensor]:
         """Tests the checkpoint that training chose and returns what :func:`evaluate` does."""

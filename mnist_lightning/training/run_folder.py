@@ -6,6 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning_utilities.core.rank_zero import rank_zero_only
+
+from mnist_lightning.model.checkpoint import Checkpoint
 
 LAST = Path("checkpoints", "last.ckpt")
 # What makes two runs the same experiment; the rest is where it runs, for how long, and what it keeps.
@@ -25,6 +29,23 @@ def new_run(root: Path) -> Path:
             continue
         return root / f"version_{number}"
     raise AssertionError("the numbers do not end")
+
+
+def run_logger(run: Path | None, root: Path, checkpoint: Checkpoint | None) -> TensorBoardLogger:
+    """Returns the logger of a run.
+
+    Args:
+        run: Its folder; a new one below the root by default.
+        root: The folder of all runs.
+        checkpoint: What the run is resumed from, if it is.
+    """
+    resumed = checkpoint and run == run_of(checkpoint.path)
+    # what was logged after the checkpoint, before the end, is hidden
+    options = {"purge_step": checkpoint.contents["global_step"]} if checkpoint and resumed else {}
+    if run is None:
+        run = new_run(root) if rank_zero_only.rank == 0 else root  # type: ignore[attr-defined]
+    # max_queue: the default, 10 events, would make training wait for the thread that writes them
+    return TensorBoardLogger(run.parent, "", run.name, default_hp_metric=False, max_queue=1000, **options)
 
 
 def last_checkpoint(root: Path, config: Mapping[str, Any]) -> Path | None:

@@ -89,7 +89,7 @@ def test_a_validation_split_that_takes_everything_is_refused(dataset):
         (FILES[1], np.zeros(599, np.uint8), "one uint8 label for each of the 600 images"),
         (FILES[1], np.zeros(600, np.int32), "got int32"),
         (FILES[1], np.full(600, 10, np.uint8), "labels from 0 to 9, got 10"),
-        (FILES[0], np.zeros((600, 28, 27), np.uint8), "uint8 images of 28x28"),
+        (FILES[0], np.zeros((600, 28, 27), np.uint8), "uint8 images of shape .N, 28, 28., got uint8"),
         (FILES[0], np.zeros((600, 784), np.uint8), r"got uint8 of shape \(600, 784\)"),
         (FILES[0], np.zeros((600, 28, 28), np.float32), "got float32"),
         (FILES[2], np.zeros((99, 28, 28), np.uint8), "each of the 99 images"),

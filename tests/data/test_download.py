@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 from helpers import write_dataset
 
+from mnist_lightning import mirror
 from mnist_lightning.data import download
-from mnist_lightning.data.download import DEFAULT_DATA_DIR, DownloadError
-from mnist_lightning.data.format import DataError, FILES, find
+from mnist_lightning.data.download import DEFAULT_DATA_DIR
+from mnist_lightning.data.format import FILES, DataError, find
 from mnist_lightning.data.idx import read_idx
+from mnist_lightning.mirror import DownloadError
 
 DEAD = "http://127.0.0.1:9/"  # nothing listens there
 NOBODY = "http://no-such-host.invalid/"  # a name that never is one, RFC 6761
@@ -71,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        for _ in range(4 * download.MAX_SIZE // len(piece)):
+        for _ in range(4 * mirror.MAX_SIZE // len(piece)):
             self.wfile.write(piece)
             self.server.sent += len(piece)
 
@@ -161,7 +163,7 @@ def promises_a_terabyte(handler, body):
 
 
 def more_than_the_file(handler, body):
-    handler.send(body + bytes(download.MAX_SIZE))
+    handler.send(body + bytes(mirror.MAX_SIZE))
 
 
 def gzip_bomb(handler, body):
@@ -329,7 +331,7 @@ def test_after_an_address_that_is_none_the_next_mirror_gives_the_right_bytes(dat
 
 @each(STALLS)
 def test_after_a_mirror_that_stalls_the_next_one_gives_the_right_bytes(data, mirrors, monkeypatch, fault):
-    monkeypatch.setattr(download, "TIMEOUT", 1)
+    monkeypatch.setattr(mirror, "TIMEOUT", 1)
     mirrors.answers[f"/bad/{FILES[2]}.gz"] = fault  # one file, for each costs the timeout
     download.fetch(data, "download", [mirrors["bad"], mirrors["good"]])
     assert contents(data) == mirrors.files
@@ -354,7 +356,7 @@ def test_when_no_mirror_is_right_the_error_says_what_each_one_did(data, mirrors,
 
 @each(STALLS)
 def test_the_error_says_that_a_mirror_stalled(data, mirrors, monkeypatch, fault):
-    monkeypatch.setattr(download, "TIMEOUT", 1)
+    monkeypatch.setattr(mirror, "TIMEOUT", 1)
     mirrors.answers["bad"] = fault
     with pytest.raises(DownloadError) as error:
         download.fetch(data, "download", [mirrors["bad"]])
@@ -366,7 +368,7 @@ def test_the_error_says_that_a_mirror_stalled(data, mirrors, monkeypatch, fault)
 
 
 def test_after_a_mirror_that_drips_the_next_one_gives_the_right_bytes(data, mirrors, monkeypatch):
-    monkeypatch.setattr(download, "TIMEOUT", 1)
+    monkeypatch.setattr(mirror, "TIMEOUT", 1)
     mirrors.answers[f"/bad/{FILES[2]}.gz"] = drips
     download.fetch(data, "download", [mirrors["bad"], mirrors["good"]])
     assert contents(data) == mirrors.files
@@ -381,7 +383,7 @@ def test_after_a_mirror_that_never_stops_sending_the_next_one_gives_the_right_by
     download.fetch(data, "download", [mirrors["bad"], mirrors["good"]])
     assert contents(data) == mirrors.files
     assert left_over(data) == {"mnist", *mirrors.files}
-    assert download.MAX_SIZE / 2 < mirrors.sent < 2 * download.MAX_SIZE
+    assert mirror.MAX_SIZE / 2 < mirrors.sent < 2 * mirror.MAX_SIZE
 
 
 @each(ENDLESS)
@@ -396,7 +398,7 @@ def test_a_redirect_is_followed_without_reading_what_it_says(data, mirrors):
     mirrors.answers["bad"] = endless_redirect
     download.fetch(data, "download", [mirrors["bad"]])
     assert contents(data) == mirrors.files
-    assert mirrors.sent < download.MAX_SIZE * len(FILES)
+    assert mirrors.sent < mirror.MAX_SIZE * len(FILES)
 
 
 def test_nothing_that_a_mirror_sends_is_unpacked(data, mirrors):

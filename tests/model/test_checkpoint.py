@@ -1,27 +1,16 @@
 """Checkpoints are data: what a stranger's file asks for is refused, in a line, and nothing in it runs."""
 
 import io
-import os
 import pickle
 import zipfile
 
 import pytest
 import torch
-from helpers import run_script
+from helpers import Evil, refused, run_script
 
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.model.checkpoint import CheckpointError, load_classifier, read_checkpoint
 from mnist_lightning.model.classifier import MNISTClassifier
-
-
-class Evil:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.fixture
@@ -157,20 +146,14 @@ def test_data_settings_that_only_read_may_name_any_folder(good, tmp_path):
     assert read_checkpoint(path).data_options()["data_dir"] == str(tmp_path)
 
 
-def refused_by(script, *args, cwd):
-    result = run_script(script, *args, cwd=cwd)
-    assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
-    return result.stderr
-
-
 def test_the_scripts_refuse_a_crafted_checkpoint(good, dataset, tmp_path):
     path = saved({**good, "loops": Evil(tmp_path / "pwned")}, tmp_path)
-    assert "could run code" in refused_by("test.py", path, cwd=tmp_path)
-    assert "could run code" in refused_by("train.py", "--data.data_dir", dataset, "--ckpt_path", path, cwd=tmp_path)
+    refused(run_script("test.py", path, cwd=tmp_path), "could run code")
+    refused(run_script("train.py", "--data.data_dir", dataset, "--ckpt_path", path, cwd=tmp_path), "could run code")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["stranger.ckpt"]
 
 
 def test_weights_alone_cannot_be_gone_on_from(good, dataset, tmp_path):
     path = saved(good, tmp_path)
     options = ("--data.data_dir", dataset, "--model.hidden=[16]", "--ckpt_path", path)
-    assert "it has no optimizer_states" in refused_by("train.py", *options, cwd=tmp_path)
+    refused(run_script("train.py", *options, cwd=tmp_path), "it has no optimizer_states")

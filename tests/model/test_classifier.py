@@ -1,6 +1,5 @@
 """The training step against a plain loop, the losses, the schedules, the metrics, and what is logged where."""
 
-import re
 from typing import get_args
 
 import lightning.pytorch as L
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import run_script, scalars
+from helpers import scalars
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from mnist_lightning.data.datamodule import MNISTDataModule
@@ -17,7 +16,7 @@ from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.model.nets import SimpleNet
 from mnist_lightning.model.schedule import ScheduleName
 from mnist_lightning.training.chunks import StepsPerExecution
-from mnist_lightning.training.cli import MNISTCLI
+from mnist_lightning.training.resuming import CheckedStates
 
 
 def fit(folder, *, steps="auto", logger=False, seed=0, data=None, trainer=None, **model):
@@ -25,7 +24,7 @@ def fit(folder, *, steps="auto", logger=False, seed=0, data=None, trainer=None, 
     module = MNISTClassifier(**model)
     datamodule = MNISTDataModule(str(folder), **(data or {}))
     options = {"max_epochs": 1, "num_sanity_val_steps": 0, "log_every_n_steps": 1, **(trainer or {})}
-    callbacks = [StepsPerExecution(steps), *options.pop("callbacks", [])]
+    callbacks = [StepsPerExecution(steps), CheckedStates(), *options.pop("callbacks", [])]
     runner = L.Trainer(
         accelerator="cpu",
         logger=logger,
@@ -464,30 +463,3 @@ def test_a_convnets_statistics_do_not_depend_on_the_chunks(dataset, steps):
 def test_batch_norm_takes_a_last_batch_of_one_image(dataset, channels):
     module = fit(dataset, net="convnet", channels=channels, data={"batch_size": 61})  # 550 = 9 * 61 + 1
     assert module.trainer.global_step == 10
-
-
-BAD_OPTIONS = [
-    (["--model.loss", "hinge"], "--model.loss: expected one of 'cross_entropy', 'mse', got hinge"),
-    (["--model.net", "resnet"], "--model.net: expected one of 'simple', 'lenet5', 'convnet', got resnet"),
-    (["--model.scheduler", "warm"], "--model.scheduler: expected one of 'step', .*, 'onecycle', 'none', got warm"),
-    (["--model.channels", "[4]"], "expected no channels for simple, .*; leave out --model.channels"),
-    (["--model.net", "convnet", "--model.channels", "4"], r"--model.channels: expected a list such as \[.*\], got 4"),
-    (["--model.loss", "mse", "--model.label_smoothing", "0.1"], "--model.label_smoothing"),
-    (["--data.elastic=-1"], "expected elastic to be from 0 to 28, got -1.0; change --data.elastic"),
-    (["--data.shift", "nan"], "--data.shift"),
-]
-
-
-@pytest.mark.parametrize(("options", "message"), BAD_OPTIONS)
-def test_options_that_cannot_be_are_refused_by_their_names(options, message):
-    with pytest.raises(UserError) as error:
-        MNISTCLI([*options, "--trainer.logger=false"])
-    assert re.search(message, " ".join(str(error.value).split()))
-
-
-@pytest.mark.parametrize("options", [["--model.loss", "hinge"], ["--model.net", "resnet"]], ids=" ".join)
-def test_an_unknown_name_on_the_command_line_ends_in_a_line(dataset, tmp_path, options):
-    result = run_script("train.py", "--data.data_dir", dataset, *options, cwd=tmp_path)
-    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
-    assert result.stderr.startswith(f"error: {options[0]}: expected one of ")
-    assert not list(tmp_path.iterdir())

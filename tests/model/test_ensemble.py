@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import run_script, write_dataset
+from helpers import refused, run_script, write_dataset
 
 from mnist_lightning.data.format import FILES
 from mnist_lightning.data.idx import read_idx
@@ -109,13 +109,6 @@ def test_testing_several_checkpoints_tests_the_ensemble(dataset, members, tmp_pa
     assert written["confusion_matrix"] == confusion.tolist()
     assert f"test accuracy {written['accuracy']:.2%}" in result.stdout
     assert list(tmp_path.iterdir()) == []  # it went into the folder of the first run
-
-
-def refused(result, *words):
-    assert result.returncode == 2, result.stdout + result.stderr
-    (line,) = result.stderr.splitlines()
-    for word in ("error: ", *words):
-        assert word in line
 
 
 def test_members_that_were_trained_on_different_data_are_refused(dataset, members, stranger, tmp_path):

@@ -108,6 +108,23 @@ def test_a_part_that_is_missing_is_begun_anew(begun, dataset, tmp_path, place, v
     assert cli.trainer.global_step == 18
 
 
+def test_a_run_that_called_its_optimizer_by_hand_is_resumed_too(begun, dataset, tmp_path):
+    """Until 0.1, steps were counted elsewhere, and the model's options had other names."""
+    option, last = begun
+    checkpoint = forged(last, ("hyper_parameters", "width"), 0.0)
+    del checkpoint["hyper_parameters"]["ink_width"]
+    checkpoint["hyper_parameters"] |= {"steps_per_execution": 64, "gradient_clip_val": 0.0}
+    loop = checkpoint["loops"]["fit_loop"]
+    total = loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]
+    loop["epoch_loop.manual_optimization.optim_step_progress"]["total"]["completed"] = total["completed"]
+    total.update(ready=0, completed=0)
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    cli = command_line(dataset, tmp_path, option, f"--ckpt_path={tmp_path / 'old.ckpt'}")
+    cli.fit()
+    assert cli.trainer.global_step == 18
+    assert load_classifier(tmp_path / "old.ckpt").hparams["ink_width"] == 0
+
+
 @pytest.mark.parametrize("score", [None, "x"])
 def test_a_best_state_without_a_score_is_beaten_by_the_next(dataset, tmp_path, score):
     """A run that is killed when it has saved its first best state, and not yet the newest, leaves no score."""

@@ -1,0 +1,101 @@
+"""What a run can be resumed from: a checkpoint with all its states, of a run with the same options and length."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as L
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+
+from mnist_lightning.errors import UserError
+from mnist_lightning.model.checkpoint import Checkpoint
+from mnist_lightning.model.schedule import epochs, total_steps
+
+# Parts that a checkpoint needs to be resumed from, and their types
+RESUMABLE = {
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "loops": dict,
+    "callbacks": dict,
+    "global_step": int,
+    "epoch": int,
+    "pytorch-lightning_version": str,
+    "rng_state": Tensor,
+}
+# Options of the model that the optimizer's and the schedule's states hold
+RESTORED = ("lr", "weight_decay", "scheduler", "step_size", "gamma")
+
+
+def check_resumable(checkpoint: Checkpoint, options: Mapping[str, Any]) -> None:
+    """Checks that a run does not ask for what a checkpoint's states would undo.
+
+    Args:
+        checkpoint: What the run shall be resumed from.
+        options: Of the run's MNISTClassifier.
+
+    Raises:
+        CheckpointError: It has other options of the optimizer or the schedule; or its history is none.
+    """
+    checkpoint.history  # noqa: B018  # for its error
+    theirs = checkpoint.model_options
+    for name in RESTORED:
+        if options[name] != theirs[name]:
+            raise checkpoint.error(
+                f"expected --model.{name} {theirs[name]}, which its optimizer resumes with, got {options[name]}; "
+                "give the same options, or --config with the run's config.yaml"
+            )
+
+
+class CheckedStates(L.Callback):
+    """Checks the states that training is about to begin with, restored or not.
+
+    Raises:
+        RuntimeError: The optimizer's would be written to beyond their end.
+        UserError: The run and its schedule do not fit.
+    """
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Counts the steps of a run from before 0.2, which called its optimizer by hand, where they are counted now."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            loop = checkpoint["loops"]["fit_loop"]
+            total = loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]
+            if total["completed"] == 0:
+                steps = loop["epoch_loop.manual_optimization.optim_step_progress"]["total"]["completed"]
+                total.update(ready=steps, completed=steps)
+                loop["epoch_loop.state_dict"]["_batches_that_stepped"] = steps - 1
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for optimizer in trainer.optimizers:
+            _check_fused(optimizer)
+        for config in trainer.lr_scheduler_configs:
+            _check_schedule(config.scheduler, trainer)
+
+
+def _check_fused(optimizer: Optimizer) -> None:
+    """Refuses states that a fused kernel, which trusts them to be like their parameters, would write beyond."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group.get("fused") else []:
+            for name, value in optimizer.state[parameter].items():
+                if not isinstance(value, Tensor) or (value.ndim and value.shape != parameter.shape):
+                    raise RuntimeError(f"the optimizer's {name} is not shaped like its parameter")
+
+
+def _check_schedule(schedule: LRScheduler, trainer: L.Trainer) -> None:
+    """Refuses to resume a schedule of another length, and a plateau schedule that would not be told."""
+    if isinstance(schedule, OneCycleLR) and schedule.total_steps != total_steps(trainer):
+        raise UserError(
+            f"expected the {schedule.total_steps:,} optimizer steps of the checkpoint's onecycle schedule, got "
+            f"{total_steps(trainer):,}; give the same --max_epochs and data, or begin anew"
+        )
+    if isinstance(schedule, CosineAnnealingLR) and schedule.T_max != epochs(trainer):
+        raise UserError(
+            f"expected the {schedule.T_max:,} epochs of the checkpoint's cosine schedule, got {epochs(trainer):,}; "
+            "give the same --max_epochs, or begin anew"
+        )
+    if isinstance(schedule, ReduceLROnPlateau):
+        if trainer.check_val_every_n_epoch != 1:
+            raise UserError("expected a validation after each epoch for the plateau scheduler, got fewer")
+        if not sum(trainer.num_val_batches):
+            raise UserError("expected validation images for the plateau scheduler, got none; raise --data.val_size")

@@ -1,0 +1,62 @@
+"""The command line: options that cannot be are refused by their names, in a line, and leave nothing."""
+
+import pytest
+import torch
+
+from mnist_lightning.errors import UserError
+from mnist_lightning.training.cli import MNISTCLI
+
+BAD_OPTIONS = [
+    (["--ckpt_path", "last", "--trainer.logger", "false"], ["expected the file of a checkpoint", "got last"]),
+    (["--model.hiden", "[3]"], ["did you mean --model.hidden?"]),
+    (["--model.hidden", "3"], ["--model.hidden", "a list such as [256,128]", "got 3"]),
+    (["--model.activation", "swish"], ["'relu', 'sigmoid', 'tanh', 'gelu'", "got swish"]),
+    (["--model.lr", "fast"], ["--model.lr", "expected float, got fast"]),
+    (["--model.lr", "-1"], ["expected lr to be above 0, got -1.0"]),
+    (["--data.batch_size", "0"], ["expected batch_size to be at least 1, got 0"]),
+    (["--data.val_size", "600"], ["600 of 600"]),
+    (["--data.val_size", "1.5"], ["val_size", "1.5"]),
+    (["--trainer.max_epochs", "x"], ["--trainer.max_epochs", "got x"]),
+    (["--trainer.accelerator", "abacus"], ["abacus", "cpu"]),
+    (["--trainer.limit_test_batches", "0"], ["expected no --trainer.limit_test_batches"]),
+    (["--seed_everything", "-1"], ["--seed_everything: expected from 0 to below 4294967296, got -1"]),
+    (["--config", "none.yaml"], ["--config", "none.yaml"]),
+    (["--ckpt_path", "none.ckpt"], ["no such file", "none.ckpt"]),
+    (["--data.data_dir", "none"], ["none", "no such folder", "--data.data_dir"]),
+    (["--data.source", "cloud"], ["'auto', 'files', 'download', 'sample'", "got cloud"]),
+    (["--model.loss", "hinge"], ["--model.loss: expected one of 'cross_entropy', 'mse', got hinge"]),
+    (["--model.net", "resnet"], ["--model.net: expected one of 'simple', 'lenet5', 'convnet', got resnet"]),
+    (["--model.scheduler", "warm"], ["--model.scheduler: expected one of 'step', ", "'onecycle', 'none', got warm"]),
+    (["--model.channels", "[4]"], ["expected no channels for simple, ", "leave out --model.channels"]),
+    (["--model.net=convnet", "--model.channels=4"], ["--model.channels: expected a list such as [", "got 4"]),
+    (["--model.loss", "mse", "--model.label_smoothing", "0.1"], ["--model.label_smoothing"]),
+    (["--data.elastic=-1"], ["expected elastic to be from 0 to 28, got -1.0; change --data.elastic"]),
+    (["--data.shift", "nan"], ["--data.shift"]),
+    (["--steps_per_execution", "0"], ["expected steps_per_execution to be auto or at least 1, got 0"]),
+    (["--steps_per_execution", "many"], ["--steps_per_execution: expected number or auto, got many"]),
+    (["--steps_per_execution=8", "--trainer.max_steps=9"], ["auto or 1, as max_steps counts batches; got 8"]),
+    (["--model.width", "4"], ["--model.width", "did you mean --model.ink_width?"]),
+    (["--pictures.every_n_epochs", "4"], ["did you mean --plots.every_n_epochs?"]),
+    (["--model.gradient_clip_val", "4"], ["did you mean --trainer.gradient_clip_val?"]),
+    (["--model.steps_per_execution", "4"], ["did you mean --steps_per_execution?"]),
+    (["--config", "width.yaml"], ["'width'", "it is model.ink_width now"]),
+    (["--config", "pictures.yaml"], ["pictures.every_n_epochs", "it is plots now"]),
+]
+if not torch.cuda.is_available():
+    BAD_OPTIONS.append((["--accelerator", "gpu"], ["expected a GPU", "--accelerator cpu or auto"]))
+
+
+@pytest.mark.parametrize(("options", "words"), BAD_OPTIONS, ids=lambda value: " ".join(value)[:40])
+def test_options_that_cannot_be_are_refused_by_their_names_and_leave_nothing(
+    dataset, tmp_path, monkeypatch, options, words
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "width.yaml").write_text("model: {width: 3.0}")
+    (tmp_path / "pictures.yaml").write_text("pictures: {every_n_epochs: 3}")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError) as error:
+        MNISTCLI([f"--data.data_dir={dataset}", *options]).fit()
+    message = " ".join(str(error.value).split())  # as scripts print it
+    for word in words:
+        assert word in message
+    assert sorted(tmp_path.iterdir()) == before
