@@ -123,12 +123,12 @@ def reproduce(row: Row, seeds: int, data_dir: str | None, output: Path) -> dict[
 
 
 def train(row: Row, seed: int, run: Path, data_dir: str | None, runs: int, bar: "tqdm[Any]") -> dict[str, Any]:
-    """Trains and tests one run, or goes on with it, or reads what it reached."""
+    """Trains and tests one run, or resumes it, or reads what it reached."""
     cli = command_line(row, seed, data_dir)
     epochs = cli.trainer.max_epochs or 0
     bar.total = runs * epochs
     if run.exists() and not (run / LAST).is_file():
-        shutil.rmtree(run)  # it was stopped before its first epoch ended: there is no state to go on from
+        shutil.rmtree(run)  # it was stopped before its first epoch ended: there is no state to resume from
     if run.exists() and not is_run_of(run, cli.plain_config):
         raise UserError(
             f"{run}: expected a run of {row.config}, but its settings were others; move it away, or give --output"
@@ -150,11 +150,11 @@ def train(row: Row, seed: int, run: Path, data_dir: str | None, runs: int, bar: 
 
 @contextmanager
 def stop_said() -> Iterator[None]:
-    """Says how to go on when Ctrl-C or SIGTERM stops a run."""
+    """Says how to resume when Ctrl-C or SIGTERM stops a run."""
     try:
         yield
     except SystemExit:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        print("\nstopped; the same command resumes here", file=sys.stderr)
         raise
 
 

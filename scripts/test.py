@@ -53,7 +53,7 @@ def main() -> None:
     print(report.table(results))
     output = args.output or run_of(first.path) / ("ensemble" if others else "test")
     page = report.write(output, name, results, model, args.data.test_set, {} if others else first.history)
-    print(f"\nwritten to {output}: metrics.json, the pictures, and {page.name}")
+    print(f"\nwritten to {output}: metrics.json, the plots, and {page.name}")
 
 
 if __name__ == "__main__":

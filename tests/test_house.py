@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,75 +19,65 @@ WINGS += tuple(f"scripts/{name}.py" for name in ("predict", "demo", "export"))
 
 
 def run(*command, cwd, **env):
-    """Runs a command of this environment, and returns what it printed."""
-    result = subprocess.run(
-        list(map(str, command)), cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, check=False
-    )
+    """Runs Python with this environment, and returns what it printed."""
+    command = [sys.executable, *map(str, command)]
+    result = subprocess.run(command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
 
-def tracked():
-    """The files of the project, as git knows them or would."""
-    git = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    return [path for path in map(Path, run(*git, cwd=ROOT).splitlines()) if (ROOT / path).is_file()]
+def copy(folder, *parts):
+    """Copies files and folders of the project, as a clone would have them."""
+    folder.mkdir(exist_ok=True)
+    for part in map(ROOT.joinpath, parts):
+        if part.is_dir():
+            shutil.copytree(part, folder / part.name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(part, folder)
+
+
+def files(folder):
+    return {path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
 
 
 def test_rooms_import_one_way():
-    assert "0 broken" in run(Path(sys.executable).with_name("lint-imports"), "--no-cache", cwd=ROOT)
+    code = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))"
+    assert "0 broken" in run("-c", code, cwd=ROOT)
 
 
 @pytest.mark.slow
 def test_the_wings_can_be_torn_off(tmp_path):
-    for path in tracked():
-        if not str(path).startswith(WINGS):
-            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / path, tmp_path / path)
-    modules = [path.relative_to(tmp_path).with_suffix("") for path in tmp_path.rglob("mnist_lightning/**/*.py")]
-    names = [".".join(path.parts).removesuffix(".__init__") for path in modules]
-    env = {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    code = f"from importlib import import_module\nprint([import_module(name).__file__ for name in {sorted(names)}])"
-    assert f"['{tmp_path}/mnist_lightning/" in run(sys.executable, "-c", code, cwd=tmp_path, **env)
-    # every test is collected, and of each room that is left some run; the README and this file speak of the wings
-    pytest_ = (
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-n",
-        "0",
-        "-p",
-        "no:cacheprovider",
-        "--ignore=tests/test_readme.py",
-    )
-    run(*pytest_, "--ignore=tests/test_house.py", "--collect-only", cwd=tmp_path, **env)
-    chosen = ("data/test_sampler.py", "model/test_ensemble.py", "training/test_tensorboard.py", "scripts/test_train.py")
-    run(*pytest_, *(f"tests/{name}" for name in chosen), cwd=tmp_path, **env)
+    copy(tmp_path, "mnist_lightning", "scripts", "configs", "tests", "pyproject.toml", "README.md")
+    for wing in map(tmp_path.joinpath, WINGS):
+        shutil.rmtree(wing) if wing.is_dir() else wing.unlink()
+    modules = [path.relative_to(tmp_path).with_suffix("").parts for path in tmp_path.glob("mnist_lightning/**/*.py")]
+    names = sorted(".".join(parts).removesuffix(".__init__") for parts in modules)
+    env = {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    imported = run("-c", f"for name in {names}: print(__import__(name, fromlist=['']).__file__)", cwd=tmp_path, **env)
+    assert set(map(Path, imported.splitlines())) == set(tmp_path.glob("mnist_lightning/**/*.py"))
+    # all are collected, or it is an error; of each room that is left some run; README and this file name the wings
+    chosen = " or ".join(f"test_{name}.py" for name in ("sampler", "nets", "cli", "report", "test"))
+    options = ("-q", "-n0", "-p", "no:cacheprovider", "-m", "not slow", "-k", chosen)
+    ignored = (f"--ignore=tests/test_{name}.py" for name in ("readme", "house"))
+    assert "passed" in run("-m", "pytest", *options, *ignored, cwd=tmp_path, **env)
 
 
 @pytest.mark.slow
 def test_it_installs_with_its_pages_and_reads_digits_from_anywhere(dataset, tmp_path):
-    for path in tracked():
-        if path.parts[0] == "mnist_lightning" or path.name in ("pyproject.toml", "README.md", "LICENSE"):
-            (tmp_path / "clone" / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / path, tmp_path / "clone" / path)
-    pip = (sys.executable, "-m", "pip", "-q")
+    copy(tmp_path / "clone", "mnist_lightning", "pyproject.toml", "README.md", "LICENSE")
+    pip = ("-m", "pip", "-q")
     run(*pip, "wheel", "--no-deps", "--wheel-dir", tmp_path, tmp_path / "clone", cwd=tmp_path)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if name.startswith("mnist_lightning/")}
-    assert packed == {str(path) for path in tracked() if path.parts[0] == "mnist_lightning"}
+    assert packed == {str(path.relative_to(ROOT)) for path in files(LIBRARY)}
     run(*pip, "install", "--no-deps", "--target", tmp_path / "site", wheel, cwd=tmp_path)
-    checkpoint = train_checkpoint(tmp_path / "best.ckpt", dataset)
-    code = (
-        "import numpy as np, mnist_lightning\nprint(mnist_lightning.__file__)\n"
-        "from mnist_lightning.model.checkpoint import load_classifier\n"
-        f"labels, probabilities = load_classifier({str(checkpoint)!r}).predict(np.zeros((3, 28, 28), np.uint8))\n"
-        "print(labels.shape, probabilities.shape)"
-    )
-    (tmp_path / "elsewhere").mkdir()
-    printed = run(sys.executable, "-c", code, cwd=tmp_path / "elsewhere", PYTHONPATH=str(tmp_path / "site"))
-    assert printed.splitlines() == [str(tmp_path / "site/mnist_lightning/__init__.py"), "(3,) (3, 10)"]
+    train_checkpoint(tmp_path / "lightning_logs/version_0/checkpoints/best.ckpt", dataset)
+    example = re.search(r"^## From Python\n.*?```python\n(.*?)```", (ROOT / "README.md").read_text(), re.M | re.S)[1]
+    begin = "import numpy as np, mnist_lightning\nimages = np.zeros((3, 28, 28), np.uint8)"
+    end = "print(mnist_lightning.__file__, labels.shape, probabilities.shape)"
+    printed = run("-c", f"{begin}\n{example}\n{end}", cwd=tmp_path, PYTHONPATH=str(tmp_path / "site"))
+    assert printed == f"{tmp_path / 'site/mnist_lightning/__init__.py'} (3,) (3, 10)\n"
 
 
 def lines(path):
@@ -101,8 +92,8 @@ def functions(path):
 
 def test_rooms_files_and_functions_stay_small_enough_to_read():
     code = sorted(LIBRARY.rglob("*.py"))
-    files = [path for path in LIBRARY.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert {room: count for room, count in Counter(path.parent.name for path in files).items() if count > 8} == {}
+    rooms = Counter(path.parent.name for path in files(LIBRARY))
+    assert {room: count for room, count in rooms.items() if count > 8} == {}
     assert {path.name: lines(path) for path in code if lines(path) > 250} == {}
     assert {name: size for path in code for name, size in functions(path).items() if size > 40} == {}
     heart = [path for path in code if path.parent.name in ("data", "model")]

@@ -1,14 +1,17 @@
 """What the README says is so."""
 
 import re
+from pathlib import Path
 
 from helpers import ROOT
+
+from mnist_lightning.training.cli import MNISTCLI
 
 README = (ROOT / "README.md").read_text()
 
 
 def test_the_lines_that_the_guides_table_quotes_are_in_the_files_it_names():
-    rows = re.findall(r"^\|.*\| \[`\w+\.py`\]\((mnist_lightning/\w+\.py)\): (.*) \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\|.*\| \[`\w+\.py`\]\((mnist_lightning/\w+/\w+\.py)\): (.*) \|$", README, re.MULTILINE)
     assert len(rows) >= 13
     for path, quotes in rows:
         source = (ROOT / path).read_text()
@@ -22,9 +25,29 @@ def test_every_path_that_the_readme_links_to_is_there():
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_every_option_that_the_readme_names_is_one(tmp_path):
-    from mnist_lightning.training.cli import MNISTCLI
+def test_every_heading_that_the_readme_links_to_is_there():
+    headings = re.findall(r"^#+ (.+)$", README, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"\]\(#(.+?)\)", README)) - anchors == set()
 
+
+def code_map():
+    """The paths in the tree under "The code": each line begins with a name, in the folder that it is indented below."""
+    folders, paths = {0: Path()}, set()
+    for line in re.search(r"^## The code\n.*?^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)[1].splitlines():
+        depth, name = len(line) - len(line.lstrip()), line.split()[0]
+        folders[depth + 2] = folders[depth] / name
+        paths.add(folders[depth + 2])
+    return paths
+
+
+def test_the_code_map_names_what_is_there_and_every_module_of_the_library():
+    modules = {path.relative_to(ROOT) for path in ROOT.glob("mnist_lightning/**/*.py") if path.name != "__init__.py"}
+    assert [str(path) for path in sorted(code_map()) if not (ROOT / path).exists()] == []
+    assert [str(path) for path in sorted(modules - code_map())] == []
+
+
+def test_every_option_that_the_readme_names_is_one():
     known = MNISTCLI(["--trainer.logger=false"]).parser._option_string_actions
     named = set(re.findall(r"`(--[a-z_.]+)", README)) - {"--help"}
     assert named - known.keys() == set()

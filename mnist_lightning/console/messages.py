@@ -29,6 +29,20 @@ def trainer_errors() -> Iterator[None]:
 
 
 @contextmanager
+def missing_packages() -> Iterator[None]:
+    """Says which package a class lacks that the user named, instead of a screen of the parser's insides."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        cause: BaseException | None = error
+        while cause and not isinstance(cause, ModuleNotFoundError):
+            cause = cause.__cause__ or cause.__context__
+        if not cause:
+            raise
+        raise UserError(str(cause)) from error
+
+
+@contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turns what the user got wrong into a line on standard error and exit code 2. Bugs keep their traceback."""
     quiet()
@@ -58,11 +72,11 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",  # the data is in memory: a worker would only copy it
-        ".*smaller than the logging interval.*",  # the classifier logs every step itself
+        ".*smaller than the logging interval.*",  # a small dataset's epoch has fewer steps
         ".*Total length of `list` across ranks is zero.*",  # no validation: what --data.val_size 0 asks for
         ".*LightningCLI's args parameter.*",  # a script that calls it from Python may have arguments of its own
         ".*sync_dist=True.*",  # torchmetrics has seen to it
-        ".*Checkpoint directory .* exists and is not empty.*",  # it is the run's own, which goes on
+        ".*Checkpoint directory .* exists and is not empty.*",  # it is the run's own, which is resumed
         ".*could not find the monitored key.*",  # --trainer.max_steps ended the run before its first validation
         ".*LeafSpec.*is deprecated.*",  # Lightning's own use of PyTorch
     ):

@@ -88,6 +88,9 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Replaces jsonargparse's usage and message by a UserError."""
+        lacking, key = (re.search(e, message) for e in (r"arguments are required: (\w+)", r'Parser key "(\S+)"'))
+        if lacking and key:  # of a class that the user named
+            raise UserError(f"expected --{key[1]}.{lacking[1]}, which the class needs, got none; give it") from ex
         if unknown := re.match(r"unrecognized arguments: (--[\w.]+)", message, re.IGNORECASE):
             close = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1)
             message += f"; did you mean {close[0]}?" if close else "; see --help"

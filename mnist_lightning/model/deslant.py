@@ -1,6 +1,6 @@
 """Takes out of digits what varies with the hand that wrote them: their slant, and how wide they are.
 
-Nets that see digits normalized in different ways make different mistakes, which is what makes a committee of them good
+Nets that see digits normalized in different ways make different mistakes, which is what makes an ensemble of them good
 (Meier et al. 2011). Both changes follow from the second moments of the ink, so that one affine transform does both.
 """
 

@@ -1,4 +1,4 @@
-"""A committee: several classifiers that answer together."""
+"""An ensemble: several classifiers that answer together."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from mnist_lightning.model.base import BaseClassifier
 
 
 class Ensemble(BaseClassifier):
-    """Answers with the mean of its members' probabilities, as the committees of Meier et al. 2011 did.
+    """Answers with the mean of its members' probabilities, as the committees, so called, of Meier et al. 2011 did.
 
     Args:
         members: Classifiers that map images to logits.
@@ -23,7 +23,7 @@ class Ensemble(BaseClassifier):
     def __init__(self, members: Sequence[BaseClassifier]) -> None:
         super().__init__("cross_entropy")
         if not members:
-            raise UserError("expected a committee of at least one classifier, got none")
+            raise UserError("expected an ensemble of at least one classifier, got none")
         self.members = nn.ModuleList(members)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -10,11 +10,13 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import EMAWeightAveraging, ProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.trainer.states import TrainerFn
 from tqdm import tqdm
 
 from mnist_lightning.data.datamodule import data_of
+from mnist_lightning.errors import UserError
 from mnist_lightning.files import atomic_write
 from mnist_lightning.training.chunks import StepsPerExecution
 
@@ -37,6 +39,43 @@ class RunHeader(L.Callback):
                 f"logs    {log_dir or 'nowhere'}\n"
                 + "".join(f"steps   one at a time, as {reason}\n" for reason in reasons)
             )
+
+
+class MovingAverage(EMAWeightAveraging):
+    """Lightning's moving average of the weights, taken by a hook of the optimizer: after each step of a chunk, too.
+
+    Validation, checkpoints and the test are of the average.
+
+    Args:
+        decay: Share of the average that stays at each optimizer step.
+
+    Raises:
+        UserError: A share that cannot be.
+    """
+
+    works_with_chunks = True
+
+    def __init__(self, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise UserError(f"expected --ema_decay to be from 0 to below 1, got {decay}; 0.999 is usual")
+        super().__init__(decay=decay)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        average = self._average_model
+        assert average is not None
+        hook = trainer.optimizers[0].register_step_post_hook(lambda *_: average.update_parameters(pl_module))
+        self._remove_hook = hook.remove
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """The hook has done what the base class would do here."""
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._remove_hook()
+        super().on_train_end(trainer, pl_module)
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:  # a test is of the average, where the base class loads the weights
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
 
 class RunRecord(SaveConfigCallback):

@@ -1,20 +1,17 @@
 """The experiment: a LightningCLI that builds classifier, data and trainer from the command line, and runs them."""
 
-import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, Timer
+from lightning.pytorch.callbacks import Callback, EarlyStopping, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning_utilities.core.rank_zero import rank_zero_only
 from torch import Tensor
 
-from mnist_lightning.console.messages import trainer_errors
+from mnist_lightning.console.messages import missing_packages, trainer_errors
 from mnist_lightning.console.parser import HelpAll, Parser, Seed
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
@@ -22,10 +19,10 @@ from mnist_lightning.model.base import BaseClassifier
 from mnist_lightning.model.checkpoint import Checkpoint, read_checkpoint
 from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.model.nets import sizes
-from mnist_lightning.training.callbacks import RunHeader, RunRecord, StepProgressBar
+from mnist_lightning.training.callbacks import MovingAverage, RunHeader, RunRecord, StepProgressBar
 from mnist_lightning.training.checkpointing import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, Stopped
 from mnist_lightning.training.chunks import StepsPerExecution
-from mnist_lightning.training.resuming import RESUMABLE, CheckedStates, check_resumable
+from mnist_lightning.training.resuming import RESUMABLE, CheckedStates, check_resumable, one_line_until_it_trains
 from mnist_lightning.training.run_folder import LAST, config_of, last_checkpoint, resumes_its_run, run_logger, run_of
 from mnist_lightning.training.tensorboard import TensorBoardPlots
 
@@ -82,12 +79,34 @@ class MNISTCLI(LightningCLI):
             help="Optimizer steps in each call of training_step: a number, or auto for as many as nobody notices. "
             "Changes the speed, never the result.",
         )
+        parser.add_argument("--name", type=str | None, help="Name of the run's folder; version_0, 1, ... by default.")
+        parser.add_argument(
+            "--early_stopping.patience",
+            type=int | None,
+            help="Epochs without a better validation loss before training stops; by default it does not.",
+        )
+        parser.add_argument(
+            "--early_stopping.min_delta",
+            type=float,
+            default=0.0,
+            help="What counts as better, at the least.",
+        )
+        parser.add_argument(
+            "--ema_decay",
+            type=float | None,
+            help="Share of a moving average of the weights that stays at each optimizer step, such as 0.999; "
+            "validation, checkpoints and the test are then of the average.",
+        )
         parser.add_class_arguments(LastCheckpoint, "checkpoint")
         parser.add_class_arguments(TensorBoardPlots, "plots")
 
     def before_instantiate_classes(self) -> None:
         model = self.config.model  # a run's config.yaml says the sizes that its net has
         model.hidden, model.channels = sizes(model.net, model.hidden, model.channels)
+
+    def instantiate_classes(self) -> None:
+        with missing_packages():  # of a logger, say
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init.trainer
@@ -98,6 +117,8 @@ class MNISTCLI(LightningCLI):
         self._own_logger = config.logger in (None, True) and not (config.fast_dev_run or config.barebones)
         if self._own_logger:
             kwargs["logger"] = False  # fit makes it, when it knows the run's folder
+        if config.barebones and config.log_every_n_steps == LOG_EVERY:
+            kwargs["log_every_n_steps"] = None  # which it refuses, and this is the default here
         with trainer_errors():
             return super().instantiate_trainer(
                 callbacks=[*_as_list(config.callbacks), *self._callbacks(config)],
@@ -110,8 +131,11 @@ class MNISTCLI(LightningCLI):
         saves = config.enable_checkpointing is not False and not (config.fast_dev_run or config.barebones)
         validates = self.datamodule.hparams["val_size"] > 0 and config.limit_val_batches != 0
         self._timer, plots = Timer(config.max_time), self.config_init.plots
+        patience, delta = self.config_init.early_stopping.patience, self.config_init.early_stopping.min_delta
         return [
             StepsPerExecution(self.config_init.steps_per_execution),
+            *([MovingAverage(decay)] if (decay := self.config_init.ema_decay) is not None else []),
+            *([EarlyStopping("val/loss", delta, patience)] if patience is not None else []),
             CheckedStates(),
             RunHeader(),
             self._timer,
@@ -140,10 +164,10 @@ class MNISTCLI(LightningCLI):
             if checkpoint and resumes_its_run(checkpoint.path):
                 run = run_of(checkpoint.path)
                 self.config.ckpt_path = config_of(run).get("ckpt_path")  # a run's config.yaml says what it began with
-            self.trainer.logger = run_logger(run, root, checkpoint)
+            self.trainer.logger = run_logger(run, root, checkpoint, self.config.name)
         ckpt_path = checkpoint.path if checkpoint else None
         try:
-            with self._one_line_until_it_trains(ckpt_path):
+            with one_line_until_it_trains(self.trainer, ckpt_path, new_run=self._own_logger):
                 self.trainer.fit(self.model, self.datamodule, ckpt_path=ckpt_path, weights_only=True)
         except Stopped as stop:
             if self.trainer.is_global_zero:
@@ -154,28 +178,6 @@ class MNISTCLI(LightningCLI):
                     f"  python scripts/train.py {options} --ckpt_path {stop.path}"
                 )
             raise SystemExit(128 + stop.signum) from None
-
-    @contextmanager
-    def _one_line_until_it_trains(self, ckpt_path: Path | None) -> Iterator[None]:
-        """Says in a line what of a checkpoint cannot be resumed, and takes back the folder that a new run was given."""
-        try:
-            yield
-        except Exception as error:  # a stranger's states: there is no end to what restoring them raises
-            callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # set, but not declared
-            trained = any(isinstance(each, RunRecord) and each.already_saved for each in callbacks)
-            log_dir = Path(self.trainer.log_dir or "")
-            if self._own_logger and not trained and not (log_dir / "config.yaml").exists():
-                shutil.rmtree(log_dir, ignore_errors=True)
-                with suppress(OSError):  # others have runs in it
-                    log_dir.parent.rmdir()
-            if self.trainer.world_size > 1 and "peer" in str(error):
-                raise UserError(
-                    "another process of this run died; resume from its last state with --ckpt_path last"
-                ) from error
-            if trained or ckpt_path is None or isinstance(error, UserError | OSError):
-                raise
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise UserError(f"{ckpt_path}: cannot be resumed ({reason}); give another checkpoint") from error
 
     @property
     def plain_config(self) -> dict[str, Any]:

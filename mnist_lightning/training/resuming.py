@@ -1,6 +1,9 @@
 """What a run can be resumed from: a checkpoint with all its states, of a run with the same options and length."""
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
@@ -12,6 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR,
 from mnist_lightning.errors import UserError
 from mnist_lightning.model.checkpoint import Checkpoint
 from mnist_lightning.model.schedule import epochs, total_steps
+from mnist_lightning.training.callbacks import RunRecord
 
 # Parts that a checkpoint needs to be resumed from, and their types
 RESUMABLE = {
@@ -46,6 +50,38 @@ def check_resumable(checkpoint: Checkpoint, options: Mapping[str, Any]) -> None:
                 f"expected --model.{name} {theirs[name]}, which its optimizer resumes with, got {options[name]}; "
                 "give the same options, or --config with the run's config.yaml"
             )
+
+
+@contextmanager
+def one_line_until_it_trains(trainer: L.Trainer, ckpt_path: Path | None, new_run: bool) -> Iterator[None]:
+    """Says in a line what of a checkpoint cannot be resumed, and takes back the folder that a new run was given.
+
+    Args:
+        trainer: Which trains within.
+        ckpt_path: The checkpoint, if there is one.
+        new_run: Whether the run's folder is this project's to take back.
+
+    Raises:
+        UserError: The checkpoint cannot be resumed; or another process of the run died.
+    """
+    try:
+        yield
+    except Exception as error:  # a stranger's states: there is no end to what restoring them raises
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set, but not declared
+        trained = any(isinstance(each, RunRecord) and each.already_saved for each in callbacks)
+        log_dir = Path(trainer.log_dir or "")
+        if new_run and not trained and not (log_dir / "config.yaml").exists():
+            shutil.rmtree(log_dir, ignore_errors=True)
+            with suppress(OSError):  # others have runs in it
+                log_dir.parent.rmdir()
+        if trainer.world_size > 1 and "peer" in str(error):
+            raise UserError(
+                "another process of this run died; resume from its last state with --ckpt_path last"
+            ) from error
+        if trained or ckpt_path is None or isinstance(error, UserError | OSError):
+            raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"{ckpt_path}: cannot be resumed ({reason}); give another checkpoint") from error
 
 
 class CheckedStates(L.Callback):

@@ -9,6 +9,7 @@ import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+from mnist_lightning.errors import UserError
 from mnist_lightning.model.checkpoint import Checkpoint
 
 LAST = Path("checkpoints", "last.ckpt")
@@ -16,12 +17,24 @@ LAST = Path("checkpoints", "last.ckpt")
 IDENTITY = ("seed_everything", "model", "data")
 
 
-def new_run(root: Path) -> Path:
-    """Makes and returns the first free ``version_N`` of a folder. Two processes at once get two.
+def new_run(root: Path, name: str | None = None) -> Path:
+    """Makes and returns a folder of that name, or the first free ``version_N``. Two processes at once get two.
 
     Raises:
         OSError: The folder cannot be written.
+        UserError: The name is taken, or is none.
     """
+    if name is not None:
+        if Path(name).name != name:
+            raise UserError(f"expected a name for the run's folder, without slashes, got {name}; change --name")
+        try:
+            (root / name).mkdir(parents=True)
+        except FileExistsError as error:
+            raise UserError(
+                f"{root / name}: expected a new name for the run, but there is one; give another --name, or resume "
+                "it with --ckpt_path last"
+            ) from error
+        return root / name
     for number in count(len(list(root.glob("version_*")))):
         try:
             (root / f"version_{number}").mkdir(parents=True)
@@ -31,26 +44,32 @@ def new_run(root: Path) -> Path:
     raise AssertionError("the numbers do not end")
 
 
-def run_logger(run: Path | None, root: Path, checkpoint: Checkpoint | None) -> TensorBoardLogger:
+def run_logger(
+    run: Path | None, root: Path, checkpoint: Checkpoint | None, name: str | None = None
+) -> TensorBoardLogger:
     """Returns the logger of a run.
 
     Args:
         run: Its folder; a new one below the root by default.
         root: The folder of all runs.
         checkpoint: What the run is resumed from, if it is.
+        name: Of a new folder; the first free ``version_N`` by default.
+
+    Raises:
+        UserError: The name is taken, or is none.
     """
     resumed = checkpoint and run == run_of(checkpoint.path)
     # what was logged after the checkpoint, before the end, is hidden
     options = {"purge_step": checkpoint.contents["global_step"]} if checkpoint and resumed else {}
     if run is None:
-        run = new_run(root) if rank_zero_only.rank == 0 else root  # type: ignore[attr-defined]
+        run = new_run(root, name) if rank_zero_only.rank == 0 else root  # type: ignore[attr-defined]
     # max_queue: the default, 10 events, would make training wait for the thread that writes them
     return TensorBoardLogger(run.parent, "", run.name, default_hp_metric=False, max_queue=1000, **options)
 
 
 def last_checkpoint(root: Path, config: Mapping[str, Any]) -> Path | None:
     """Returns the newest ``last.ckpt`` among the runs of the same experiment, or None."""
-    checkpoints = [run / LAST for run in root.glob("version_*") if (run / LAST).is_file()]
+    checkpoints = list(root.glob(f"*/{LAST}"))
     same = [path for path in checkpoints if _identity(config_of(run_of(path))) == _identity(config)]
     return max(same, key=lambda path: path.stat().st_mtime_ns, default=None)
 

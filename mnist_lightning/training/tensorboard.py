@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run besides its scalars: charts side by side, the net's graph, pictures, HPARAMS."""
+"""What TensorBoard shows of a run besides its scalars: charts side by side, the net's graph, plots, HPARAMS."""
 
 from typing import Any
 
@@ -6,7 +6,9 @@ import lightning.pytorch as L
 import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from mnist_lightning.data.datamodule import data_of
@@ -18,9 +20,9 @@ CHARTS = {
     "train and validation": {name: ["Multiline", [f"train/{name}$", f"val/{name}$"]] for name in ("loss", "accuracy")}
 }
 FIGURES = ("val/accuracy", "val/loss", "test/accuracy", "test/loss")
-DIGITS, COLUMNS = 25, 5  # TensorBoard shows a picture a third of a screen wide
+DIGITS, COLUMNS = 25, 5  # TensorBoard shows an image a third of a screen wide
 NEURONS = 64
-CELL = 30  # of a confusion matrix; small, as encoding a larger picture costs more than drawing it
+CELL = 30  # of a confusion matrix; small, as encoding a larger plot costs more than drawing it
 
 
 class TensorBoardPlots(L.Callback):
@@ -72,9 +74,8 @@ class TensorBoardPlots(L.Callback):
 
     def _draw(self, trainer: L.Trainer, pl_module: Any) -> None:
         for writer in _writers(trainer):
-            first = next(pl_module.net.parameters()).detach()[:NEURONS].flatten(1).float().cpu().numpy()
-            side = round(first.shape[1] ** 0.5)
-            _add(writer, "first layer", plots.weights(first.reshape(-1, side, side)), trainer.global_step - 1)
+            if (kernels := _kernels(pl_module.net)) is not None:
+                _add(writer, "first layer", plots.weights(kernels), trainer.global_step - 1)
             data = data_of(trainer)
             if len(data.val_set):
                 images, labels = (part.numpy() for part in data.val_set[torch.arange(len(data.val_set))])
@@ -83,8 +84,8 @@ class TensorBoardPlots(L.Callback):
                     ("digits", np.arange(min(DIGITS, len(labels)))),
                     ("worst mistakes", plots.worst(labels, probabilities, DIGITS)),
                 ):
-                    picture = plots.answers(images[chosen], labels[chosen], probabilities[chosen], COLUMNS)
-                    _add(writer, tag, picture, trainer.global_step - 1)
+                    plot = plots.answers(images[chosen], labels[chosen], probabilities[chosen], COLUMNS)
+                    _add(writer, tag, plot, trainer.global_step - 1)
 
 
 def _writers(trainer: L.Trainer) -> list[SummaryWriter]:
@@ -93,5 +94,13 @@ def _writers(trainer: L.Trainer) -> list[SummaryWriter]:
     return [logger.experiment for logger in loggers] if trainer.is_global_zero else []
 
 
-def _add(writer: SummaryWriter, tag: str, picture: Image.Image, step: int) -> None:
-    writer.add_image(tag, np.asarray(picture), step, dataformats="HWC")
+def _add(writer: SummaryWriter, tag: str, plot: Image.Image, step: int) -> None:
+    writer.add_image(tag, np.asarray(plot), step, dataformats="HWC")
+
+
+def _kernels(net: nn.Module) -> NDArray[np.float32] | None:
+    """The weights (N, H, W) that look at the image, of the first layer that has any; None where they are no images."""
+    weight = next((each.detach().float().cpu() for each in net.parameters() if each.ndim > 1), torch.empty(0, 0))
+    if weight.ndim == 4:  # a convolution's
+        return weight.flatten(0, 1)[:NEURONS].numpy()
+    return weight[:NEURONS].unflatten(1, (SIDE, SIDE)).numpy() if weight.shape[1:] == (SIDE * SIDE,) else None

@@ -1,4 +1,4 @@
-"""The ways to train SimpleNet that benchmark.py compares, each as its users would write it: batch 64, Adam at 1e-3."""
+"""The ways to train SimpleNet that the benchmark compares, each as its users would write it: batch 64, Adam at 1e-3."""
 
 import importlib.util
 import os
@@ -118,7 +118,7 @@ def usual_lightning(data: MNISTDataModule) -> Run:
 
 
 def ours(data: MNISTDataModule, options: Sequence[str] = ()) -> Run:
-    """What scripts/train.py runs: progress bar, losses of every step, metrics, validation, pictures, checkpoints."""
+    """What scripts/train.py runs: progress bar, losses, metrics, validation, plots, checkpoints."""
     with tempfile.TemporaryDirectory() as folder:
         files = ("--data.data_dir", str(data.folder), "--data.source", "files", "--trainer.default_root_dir", folder)
         cli = MNISTCLI([*files, "--accelerator=cpu", f"--max_epochs={EPOCHS}", *options])
@@ -156,16 +156,16 @@ def scikit_learn(data: MNISTDataModule) -> Run:
 
 
 def available(data: MNISTDataModule) -> dict[str, Callable[[MNISTDataModule], Run]]:
-    """Every competitor that is installed, by the name it has in the table."""
+    """Every rival that is installed, by the name it has in the table."""
     runs: dict[str, Callable[[MNISTDataModule], Run]] = {
         FLOOR: bare_loop,
         "the guide's loop": guides_loop,
         "the usual Lightning recipe": usual_lightning,
         "ours": ours,
-        "ours, no pictures": partial(ours, options=["--plots.every_n_epochs=0"]),
+        "ours, no plots": partial(ours, options=["--plots.every_n_epochs=0"]),
     }
     for steps in (1, 8, 64, -(-len(data.train_set) // BATCH)):
-        options = [f"--model.steps_per_execution={steps}"]
+        options = [f"--steps_per_execution={steps}"]
         runs[f"ours, steps_per_execution {steps}"] = partial(ours, options=options)
     if HAVE_KERAS:
         runs["Keras on JAX, steps_per_execution 64"] = keras_on_jax

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ with importing():
     import numpy as np
     import rivals
     import torch
+    from table import GROWTH, table
     from tqdm import tqdm
 
     from mnist_lightning.console.messages import one_line_errors
@@ -28,8 +28,6 @@ with importing():
     from mnist_lightning.errors import UserError
 
 SCRIPTS = Path(__file__).resolve().parents[1]
-GROWTH = 8
-BELIEVABLE = 0.25  # spread of the floor, (max - min) / median, above which the machine is too noisy
 
 
 def main() -> None:
@@ -55,14 +53,9 @@ def measure(data: MNISTDataModule, repeats: int, scratch: Path) -> dict[str, Any
     trainings = {name: (run, data) for name, run in rivals.available(data).items()}
     trainings[f"ours, {GROWTH} times the data"] = (rivals.ours, grown(data, scratch / "grown"))
     folder = data.folder.resolve()  # the processes run in the scratch folder
+    options = ["--data.data_dir", folder, "--data.source=files", "--max_epochs=3"]
     processes = {
-        "train.py, 3 epochs and test": [
-            "train.py",
-            "--data.data_dir",
-            folder,
-            "--data.source=files",
-            "--max_epochs=3",
-        ],
+        "train.py, 3 epochs and test": ["train.py", *options],
         "the guide's script, the same": ["guide.py", folder, "3"],
     }
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in (*trainings, *processes)}
@@ -107,46 +100,6 @@ def run_process(command: list[Any], folder: Path) -> dict[str, float]:
         raise UserError(f"python scripts/{script} {' '.join(arguments)} failed; run it by hand to see why")
     figures: dict[str, float] = json.loads(process.stdout)
     return figures
-
-
-def median(runs: list[dict[str, float]], key: str) -> float:
-    return statistics.median(run[key] for run in runs)
-
-
-def ratio(runs: list[dict[str, float]], others: list[dict[str, float]], key: str = "seconds") -> float:
-    """The median of the ratios round by round, which a machine that drifts leaves as it is."""
-    return statistics.median(a[key] / b[key] for a, b in zip(runs, others, strict=True))
-
-
-def table(results: dict[str, Any]) -> str:
-    """Returns the figures as Markdown tables."""
-    epochs, processes, images = results["epochs"], results["processes"], results["images"]
-    ours, floor = epochs["ours"], epochs[rivals.FLOOR]
-    lines = [
-        f"{results['machine']}, {images:,} training images of {results['dataset']}, medians of {len(ours)}",
-        "",
-        "| training | s/epoch | images/s | / floor | / ours | test accuracy |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for name, runs in epochs.items():
-        work = GROWTH if name.endswith("times the data") else 1  # per 1 times the data, so that the ratio is growth
-        scaled = [{**run, "seconds": run["seconds"] / work} for run in runs]
-        seconds = median(scaled, "seconds")
-        lines.append(
-            f"| {name} | {seconds:.3f} | {images / seconds:,.0f} | {ratio(scaled, floor):.2f} "
-            f"| {ratio(scaled, ours):.2f} | {median(runs, 'accuracy'):.2%} |"
-        )
-    lines += ["", "| process | s | to the first step, s | peak MiB |", "| --- | ---: | ---: | ---: |"]
-    for name, runs in processes.items():
-        figures = (median(runs, "seconds"), median(runs, "first_step"), median(runs, "memory"))
-        lines.append("| {} | {:.2f} | {:.2f} | {:.0f} |".format(name, *figures))
-    train, guide = processes.values()
-    ratios = [f"{ratio(train, guide, key):.2f}" for key in ("seconds", "first_step", "memory")]
-    lines += [f"| the first / the second | {' | '.join(ratios)} |", ""]
-    times = [run["seconds"] for run in floor]
-    spread = (max(times) - min(times)) / statistics.median(times)
-    verdict = "believable" if spread <= BELIEVABLE else "too noisy to believe: run it again on a quiet machine"
-    return "\n".join([*lines, f"spread of the floor {spread:.0%}: {verdict}"])
 
 
 if __name__ == "__main__":

@@ -366,24 +366,24 @@ def test_everything_that_a_gzip_header_may_hold_is_passed_over(read_bytes):
             read_bytes(whole[:size])
 
 
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (b"", "begins with nothing"),
-        (b"<!DOCTYPE html>", "begins with 3c 21 44 4f"),
-        (b"\0\0\x0a\x01" + bytes(8), "begins with 00 00 0a 01"),
-        (b"\0\1" + EXAMPLE[2:], "begins with 00 01 0b 02"),
-        (b"\1\0" + EXAMPLE[2:], "begins with 01 00 0b 02"),
-        (EXAMPLE[:10], "ends within its header of 2 dimensions"),
-        (EXAMPLE[:-1], "2 x 3 int16, 12 bytes of values, and it has only 11"),
-        (EXAMPLE + b"\n", "2 x 3 int16, 12 bytes of values, and it has more"),
-        (b"\0\0\x08\0", "one uint8, 1 bytes of values, and it has only 0"),
-        (gzip.compress(EXAMPLE, mtime=0)[:-1], "expected a whole gzip file"),
-    ],
-)
-def test_an_error_names_the_file_and_its_fault_in_one_line(tmp_path, data, words):
+FAULTS = {
+    "begins with nothing": b"",
+    "begins with 3c 21 44 4f": b"<!DOCTYPE html>",
+    "begins with 00 00 0a 01": b"\0\0\x0a\x01" + bytes(8),
+    "begins with 00 01 0b 02": b"\0\1" + EXAMPLE[2:],
+    "begins with 01 00 0b 02": b"\1\0" + EXAMPLE[2:],
+    "ends within its header of 2 dimensions": EXAMPLE[:10],
+    "2 x 3 int16, 12 bytes of values, and it has only 11": EXAMPLE[:-1],
+    "2 x 3 int16, 12 bytes of values, and it has more": EXAMPLE + b"\n",
+    "one uint8, 1 bytes of values, and it has only 0": b"\0\0\x08\0",
+    "expected a whole gzip file": gzip.compress(EXAMPLE, mtime=0)[:-1],
+}
+
+
+@pytest.mark.parametrize("words", FAULTS)
+def test_an_error_names_the_file_and_its_fault_in_one_line(tmp_path, words):
     path = tmp_path / "train-images-idx3-ubyte"
-    path.write_bytes(data)
+    path.write_bytes(FAULTS[words])
     with pytest.raises(UserError) as error:
         read_idx(path)
     assert str(path) in str(error.value)

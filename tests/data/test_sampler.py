@@ -54,7 +54,7 @@ def same(chunks, others):
 
 
 @pytest.mark.parametrize("chunks", range(1, 6))
-def test_an_epoch_goes_on_from_its_position(chunks):
+def test_an_epoch_is_resumed_from_its_position(chunks):
     whole = list(ChunkSampler(551, 16, 8, seed=3, cut_every=10))
     before, state = stopped_after(chunks, ChunkSampler(551, 16, 8, seed=3, cut_every=10))
     again = ChunkSampler(551, 16, 8, seed=3, cut_every=10)
@@ -70,7 +70,7 @@ def test_chunks_end_where_a_checkpoint_is_to_be_written():
 
 
 @pytest.mark.parametrize("other", [{"batch_size": 32}, {"steps": 4}, {"seed": 4}, {"cut_every": 0}, {"num_samples": 9}])
-def test_other_batches_cannot_go_on_within_an_epoch_but_can_after_it(other):
+def test_an_epoch_cannot_be_resumed_with_other_batches_but_the_next_can(other):
     options = {"num_samples": 551, "batch_size": 16, "steps": 8, "seed": 3, "cut_every": 10}
     _, state = stopped_after(2, ChunkSampler(**options))
     with pytest.raises(UserError, match="middle of an epoch"):

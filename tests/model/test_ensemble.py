@@ -1,4 +1,4 @@
-"""Committees: the mean of their members' probabilities, and what cannot sit in one."""
+"""Ensembles: the mean of their members' probabilities, and what cannot sit in one."""
 
 import json
 

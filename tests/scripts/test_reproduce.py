@@ -1,4 +1,4 @@
-"""The table of published results: its figures are those of its runs, and what it was stopped in goes on."""
+"""The table of published results: its figures are those of its runs, and what it was stopped in is resumed."""
 
 import json
 import runpy
@@ -122,7 +122,7 @@ def test_a_second_call_trains_nothing_and_says_the_same(done, digits):
     assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
-def test_what_was_stopped_while_it_trained_goes_on_and_ends_the_same(done, digits, tmp_path):
+def test_what_was_stopped_while_it_trained_is_resumed_and_ends_the_same(done, digits, tmp_path):
     options = ("linear", "--seeds", "2", "--data_dir", digits)
     command = [sys.executable, ROOT / "scripts" / "reproduce.py", *options, "--output", "out"]
     process = subprocess.Popen(list(map(str, command)), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -153,7 +153,7 @@ def test_a_run_that_left_no_state_begins_anew(few, tmp_path):
     assert " ± " not in (tmp_path / "out" / "results.md").read_text()
 
 
-def test_a_committees_row_is_the_error_of_all_together_and_the_rows_before_stay_in_order(done, few, tmp_path):
+def test_an_ensembles_row_is_the_error_of_all_together_and_the_rows_before_stay_in_order(done, few, tmp_path):
     shutil.copytree(done[0] / "out", tmp_path / "out")
     before = rows(tmp_path)
     later = {**before["linear"], "config": "convnet_fast"}  # as if another row had been reproduced too

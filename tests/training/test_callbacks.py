@@ -1,0 +1,100 @@
+"""The short flags that hang a callback on a run: a moving average of the weights, early stopping, a name."""
+
+import lightning.pytorch as L
+import pytest
+import torch
+
+from mnist_lightning.errors import UserError
+from mnist_lightning.model.checkpoint import load_classifier
+from mnist_lightning.training.cli import MNISTCLI
+
+# what the scripts silence too: see quiet() in console/messages.py
+pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+
+
+def command_line(dataset, root, *options):
+    quiet = ("--trainer.enable_progress_bar=false", "--plots.every_n_epochs=0", "--accelerator=cpu")
+    return MNISTCLI([f"--data.data_dir={dataset}", f"--trainer.default_root_dir={root}", *quiet, *options])
+
+
+class Average(L.Callback):
+    """The average by its definition: the first step's weights, then decay of it and the rest of each later step's."""
+
+    works_with_chunks = True
+
+    def __init__(self, decay):
+        self.decay, self.weights = decay, None
+
+    def on_train_start(self, trainer, pl_module):
+        def follow(*_):
+            now = [parameter.detach().clone() for parameter in pl_module.parameters()]
+            old = self.weights or now
+            self.weights = [a + (b - a) * (1 - self.decay) for a, b in zip(old, now, strict=True)]
+
+        trainer.optimizers[0].register_step_post_hook(follow)
+
+
+@pytest.mark.parametrize("steps", [1, 4, "auto"])
+def test_the_moving_average_is_of_each_optimizer_step_and_is_what_is_saved_and_tested(dataset, tmp_path, steps):
+    cli = command_line(dataset, tmp_path, "--ema_decay=0.9", f"--steps_per_execution={steps}", "--max_epochs=2")
+    by_hand = Average(0.9)
+    cli.trainer.callbacks.append(by_hand)
+    cli.fit()
+    last = load_classifier(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt")
+    for parameter, tested, expected in zip(last.parameters(), cli.model.parameters(), by_hand.weights, strict=True):
+        torch.testing.assert_close(parameter, expected)
+        assert torch.equal(parameter, tested)
+    results = cli.test()
+    images, labels = cli.datamodule.test_set.tensors
+    chosen = load_classifier(cli.chosen_checkpoint)
+    right = chosen.predict(images.numpy())[0] == labels.numpy()
+    assert results["accuracy"].item() == pytest.approx(right.mean())
+
+
+def test_a_moving_average_is_resumed_bit_for_bit(dataset, tmp_path):
+    options = ("--ema_decay=0.9", "--data.batch_size=16", "--model.dropout=0.2", "--max_epochs=2")
+    whole = command_line(dataset, tmp_path / "whole", *options)
+    whole.fit()
+    stopped = command_line(dataset, tmp_path / "stopped", *options, "--checkpoint.every_n_steps=20")
+
+    class Breaks(L.Callback):
+        works_with_chunks = True
+
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step > 40:
+                raise KeyError("a power cut")
+
+    stopped.trainer.callbacks.append(Breaks())
+    with pytest.raises(KeyError):
+        stopped.fit()
+    resumed = command_line(dataset, tmp_path / "stopped", *options, "--checkpoint.every_n_steps=20", "--ckpt_path=last")
+    resumed.fit()
+    assert resumed.trainer.global_step == whole.trainer.global_step == 70
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_training_stops_early_on_the_validation_loss(dataset, tmp_path):
+    options = ("--early_stopping.patience=1", "--early_stopping.min_delta=1000", "--max_epochs=20")
+    cli = command_line(dataset, tmp_path, *options)
+    cli.fit()
+    assert cli.training["epochs"] == 2  # the first sets the mark, the second does not beat it by 1,000
+    assert cli.datamodule.steps_per_execution > 1
+    cli.test()  # its checkpoint holds plain values
+
+
+def test_a_run_has_the_name_it_was_given_and_another_cannot_take_it(dataset, tmp_path):
+    for _ in range(2):
+        cli = command_line(dataset, tmp_path, "--name=wide net", "--max_epochs=1", "--ckpt_path=last")
+        cli.fit()  # the second finds the first
+    assert [path.name for path in (tmp_path / "lightning_logs").iterdir()] == ["wide net"]
+    with pytest.raises(UserError, match=r"wide net: expected a new name .* --ckpt_path last"):
+        command_line(dataset, tmp_path, "--name=wide net", "--max_epochs=1").fit()
+    with pytest.raises(UserError, match="without slashes, got a/b"):
+        command_line(dataset, tmp_path, "--name=a/b", "--max_epochs=1").fit()
+
+
+@pytest.mark.parametrize("decay", ["1", "-0.1"])
+def test_an_average_that_cannot_be_is_refused(dataset, tmp_path, decay):
+    with pytest.raises(UserError, match="expected --ema_decay to be from 0 to below 1, got"):
+        command_line(dataset, tmp_path, f"--ema_decay={decay}")
