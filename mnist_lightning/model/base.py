@@ -111,4 +111,5 @@ class BaseClassifier(L.LightningModule):
         self.log_dict(values, prog_bar=True, logger=False)  # for the progress bar and for who monitors them
         step = self.global_step - 1 if self.trainer.state.fn == TrainerFn.FITTING else self.global_step
         for logger in self.loggers:
-            logger.log_metrics({name: value.item() for name, value in values.items()}, step)
+            numbers = {name: value.item() for name, value in values.items()}
+            logger.log_metrics({**numbers, "epoch": self.current_epoch}, step)

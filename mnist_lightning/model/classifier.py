@@ -21,16 +21,22 @@ from mnist_lightning.data.format import CLASSES, SIDE
 from mnist_lightning.errors import UserError
 from mnist_lightning.model.base import LOSSES, BaseClassifier, Loss, LossName, accuracy
 from mnist_lightning.model.nets import Activation, NetName, build, sizes
-from mnist_lightning.model.schedule import ScheduleName, build_schedule
+from mnist_lightning.model.schedule import OptimizerName, ScheduleName, build_optimizer, build_schedule
 
-BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
-    "lr": (lambda value: value > 0, "above 0"),
-    "weight_decay": (lambda value: value >= 0, "at least 0"),
-    "step_size": (lambda value: value >= 1, "at least 1"),
-    "gamma": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
-    "ink_width": (lambda value: 0 <= value <= SIDE, f"from 0 to {SIDE}"),
-    "label_smoothing": (lambda value: 0 <= value < 1, "from 0 to below 1"),
-}
+# Options, what must hold of them, and how an error says so
+BOUNDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("lr", lambda o: o["lr"] > 0, "above 0"),
+    ("weight_decay", lambda o: o["weight_decay"] >= 0, "at least 0"),
+    ("betas", lambda o: len(o["betas"]) == 2 and all(0 <= beta < 1 for beta in o["betas"]), "two shares below 1"),
+    ("momentum", lambda o: 0 <= o["momentum"] < 1, "from 0 to below 1"),
+    ("nesterov", lambda o: not o["nesterov"] or o["momentum"] > 0, "false without a momentum"),
+    ("step_size", lambda o: o["step_size"] >= 1, "at least 1"),
+    ("gamma", lambda o: 0 < o["gamma"] <= 1, "above 0 and at most 1"),
+    ("warmup_epochs", lambda o: o["warmup_epochs"] >= 0, "at least 0"),
+    ("ink_width", lambda o: 0 <= o["ink_width"] <= SIDE, f"from 0 to {SIDE}"),
+    ("label_smoothing", lambda o: 0 <= o["label_smoothing"] < 1, "from 0 to below 1"),
+    ("label_smoothing", lambda o: not o["label_smoothing"] or o["loss"] == "cross_entropy", "0 for mse"),
+)
 
 
 class Step(NamedTuple):
@@ -47,7 +53,7 @@ class Step(NamedTuple):
 
 
 class MNISTClassifier(BaseClassifier):
-    """Trains a net with Adam.
+    """Trains a net.
 
     Args:
         net: The network: simple (hidden layers only), lenet5 or convnet.
@@ -61,13 +67,18 @@ class MNISTClassifier(BaseClassifier):
         ink_width: Standard deviation of a digit's ink across, in pixels, that it is stretched to first; 0 does not.
         loss: What training lowers: cross_entropy, or mse, the squared error of the probabilities.
         label_smoothing: Share of each label that cross-entropy spreads over all classes while training.
-        lr: Adam's learning rate; the highest, for onecycle.
+        optimizer: adam, adamw (whose weight decay is not scaled with the gradient) or sgd.
+        lr: Learning rate; the highest, for onecycle.
         weight_decay: L2 penalty on the weights (1e-5 to 1e-4 regularizes).
+        betas: Decay of adam's and adamw's running means of the gradient and of its square.
+        momentum: Decay of sgd's running mean of the gradient.
+        nesterov: Whether sgd looks ahead along it.
         scheduler: How the learning rate changes: step (times gamma every step_size epochs), plateau (times gamma when
             the validation loss has not improved for step_size epochs), cosine (down to 0 over the run), onecycle (up
             for a third of the run, then down to 0, changing at every step) or none.
         step_size: Epochs between two changes of the learning rate.
         gamma: What the learning rate is multiplied by.
+        warmup_epochs: Epochs in which cosine's learning rate rises to lr first.
 
     Raises:
         UserError: A value that cannot be.
@@ -85,16 +96,23 @@ class MNISTClassifier(BaseClassifier):
         ink_width: float = 0.0,
         loss: LossName = "cross_entropy",
         label_smoothing: float = 0.0,
+        optimizer: OptimizerName = "adam",
         lr: float = 1e-3,
         weight_decay: float = 0.0,
+        betas: Sequence[float] = (0.9, 0.999),
+        momentum: float = 0.9,
+        nesterov: bool = False,
         scheduler: ScheduleName = "step",
         step_size: int = 10,
         gamma: float = 0.1,
+        warmup_epochs: int = 0,
     ) -> None:
         super().__init__(loss)
-        hidden, channels = sizes(net, hidden, channels)
+        (hidden, channels), betas = sizes(net, hidden, channels), list(betas)
         self.save_hyperparameters()
-        _check_options(self.hparams)
+        for name, holds, expected in BOUNDS:
+            if not holds(self.hparams):
+                raise UserError(f"expected {name} to be {expected}, got {self.hparams[name]}; change --model.{name}")
         layers = {"hidden": hidden, "channels": channels, "activation": activation, "dropout": dropout}
         self.net = build(net, deslant, ink_width, **layers, input_dropout=input_dropout or None)
         smoothing = {"label_smoothing": label_smoothing} if label_smoothing else {}
@@ -112,14 +130,10 @@ class MNISTClassifier(BaseClassifier):
         return logits
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        options = self.hparams
-        # fused: one kernel for all parameters, twice as fast as the default on a net this small. Lightning cannot clip
-        # the gradients of a fused optimizer in mixed precision.
+        # Lightning cannot clip the gradients of a fused optimizer in mixed precision
         fused = not (self.trainer.gradient_clip_val and "mixed" in str(self.trainer.precision))
-        optimizer = torch.optim.Adam(
-            self.parameters(), options["lr"], weight_decay=options["weight_decay"], fused=fused
-        )
-        schedule = build_schedule(options["scheduler"], optimizer, self.trainer, options["step_size"], options["gamma"])
+        optimizer = build_optimizer(self.hparams, self.parameters(), fused)
+        schedule = build_schedule(self.hparams, optimizer, self.trainer)
         return {"optimizer": optimizer, "lr_scheduler": schedule} if schedule else optimizer  # type: ignore[return-value]
 
     def on_train_start(self) -> None:
@@ -167,6 +181,7 @@ class MNISTClassifier(BaseClassifier):
         self.train_metrics["loss"].update(losses, weight=steps[0].size)
         if labels.numel():  # a process's part of a last batch can be empty
             self.train_metrics["accuracy"].update(torch.cat([step.logits for step in steps]), labels)
+        self.log("train/loss_step", losses[-1], logger=False)  # for who monitors it
         if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch:
             self._log_steps(losses, steps)
         loop = self.trainer.fit_loop.epoch_loop
@@ -182,7 +197,7 @@ class MNISTClassifier(BaseClassifier):
         for logger in self.loggers:
             for number in due:
                 values = {"train/loss_step": losses[number].item(), "lr": steps[number].rate}
-                logger.log_metrics(values, self.global_step + number)
+                logger.log_metrics(values | {"epoch": self.current_epoch}, self.global_step + number)
 
     def on_train_epoch_end(self) -> None:
         self._end_epoch(self.train_metrics)
@@ -217,14 +232,3 @@ class MNISTClassifier(BaseClassifier):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._rng_state = checkpoint.get("rng_state")
         self.history = {name: list(points) for name, points in checkpoint.get("history", {}).items()}
-
-
-def _check_options(options: Any) -> None:
-    for name, (holds, expected) in BOUNDS.items():
-        if not holds(options[name]):
-            raise UserError(f"expected {name} to be {expected}, got {options[name]}; change --model.{name}")
-    if options["label_smoothing"] and options["loss"] != "cross_entropy":
-        raise UserError(
-            f"expected label_smoothing to be 0 for {options['loss']}, got {options['label_smoothing']}; "
-            "change --model.label_smoothing"
-        )

@@ -1,46 +1,63 @@
-"""The learning rate over a run: the schedules there are, and what each needs of the run."""
+"""The optimizer, and its learning rate over a run: what there is, and what each needs of the run."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import lightning.pytorch as L
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, StepLR
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import lr_scheduler as schedules
 
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
 
+OptimizerName = Literal["adam", "adamw", "sgd"]
 ScheduleName = Literal["step", "plateau", "cosine", "onecycle", "none"]
 
 
-def build_schedule(
-    name: ScheduleName, optimizer: Optimizer, trainer: L.Trainer, step_size: int, gamma: float
-) -> dict[str, Any] | None:
-    """Returns Lightning's description of a schedule, or None for ``none``.
+def build_optimizer(options: Mapping[str, Any], parameters: Iterable[nn.Parameter], fused: bool) -> Optimizer:
+    """Returns the optimizer that a MNISTClassifier's options describe.
 
     Args:
-        name: Which.
-        optimizer: Its learning rate is the highest for onecycle, and the first for the others.
-        trainer: Of the run, which cosine and onecycle end with.
-        step_size: Epochs between two changes (step), or without improvement of the validation loss (plateau).
-        gamma: What step and plateau multiply by.
+        options: Of the MNISTClassifier.
+        parameters: What it changes.
+        fused: Whether one kernel changes all of them, which is twice as fast on a net this small.
+    """
+    common = {"lr": options["lr"], "weight_decay": options["weight_decay"], "fused": fused}
+    if options["optimizer"] == "sgd":
+        return SGD(parameters, momentum=options["momentum"], nesterov=options["nesterov"], **common)
+    first, second = options["betas"]
+    return (Adam if options["optimizer"] == "adam" else AdamW)(parameters, betas=(first, second), **common)
+
+
+def build_schedule(options: Mapping[str, Any], optimizer: Optimizer, trainer: L.Trainer) -> dict[str, Any] | None:
+    """Returns Lightning's description of the schedule in a MNISTClassifier's options, or None for ``none``.
 
     Raises:
         UserError: The run has no end, where the schedule needs one.
     """
+    name, step_size, gamma = options["scheduler"], options["step_size"], options["gamma"]
     if name == "none":
         return None
     if name == "onecycle":
-        rate = optimizer.param_groups[0]["lr"]
-        return {
-            "scheduler": OneCycleLR(optimizer, rate, total_steps(trainer), cycle_momentum=False),
-            "interval": "step",
-        }
+        cycle = schedules.OneCycleLR(optimizer, options["lr"], total_steps(trainer), cycle_momentum=False)
+        return {"scheduler": cycle, "interval": "step"}
     if name == "plateau":
-        plateau = ReduceLROnPlateau(optimizer, factor=gamma, patience=step_size - 1)
+        plateau = schedules.ReduceLROnPlateau(optimizer, factor=gamma, patience=step_size - 1)
         return {"scheduler": plateau, "monitor": "val/loss"}
     if name == "cosine":
-        return {"scheduler": CosineAnnealingLR(optimizer, epochs(trainer))}
-    return {"scheduler": StepLR(optimizer, step_size, gamma)}
+        return {"scheduler": _cosine(optimizer, epochs(trainer), options["warmup_epochs"])}
+    return {"scheduler": schedules.StepLR(optimizer, step_size, gamma)}
+
+
+def _cosine(optimizer: Optimizer, epochs: int, warmup: int) -> schedules.LRScheduler:
+    """Down to 0 over the run, after some epochs of the way up; resuming compares ``T_max`` with the run."""
+    if not warmup:
+        return schedules.CosineAnnealingLR(optimizer, epochs)
+    if warmup >= epochs:
+        raise UserError(f"expected warmup_epochs to be below the run's {epochs} epochs, got {warmup}; lower it")
+    up = schedules.LinearLR(optimizer, 1 / (warmup + 1), total_iters=warmup)
+    return schedules.SequentialLR(optimizer, [up, schedules.CosineAnnealingLR(optimizer, epochs - warmup)], [warmup])
 
 
 def epochs(trainer: L.Trainer) -> int:

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from mnist_lightning.data.datamodule import MNISTDataModule, data_of
@@ -34,7 +35,14 @@ BATCH_HOOKS = (
     "on_after_backward",
     "on_before_optimizer_step",
 )
-STEP_HOOKS = ("backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping", "lr_scheduler_step")
+STEP_HOOKS = (
+    "configure_optimizers",
+    "backward",
+    "optimizer_step",
+    "optimizer_zero_grad",
+    "configure_gradient_clipping",
+    "lr_scheduler_step",
+)
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 COUNTING_FLAGS = {  # of the Trainer, and what they are when they do not count batches
     "max_steps": -1,
@@ -71,22 +79,38 @@ class StepsPerExecution(L.Callback):
         self.reason: str | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage != "fit" or self.steps == 1:
+        data = trainer.datamodule  # type: ignore[attr-defined]  # set, but not declared
+        if stage != "fit" or not isinstance(data, MNISTDataModule):
             return
-        self.reason = who_notices(trainer, pl_module)
+        self.reason = None if self.steps == 1 else who_notices(trainer, pl_module)
         if self.reason and self.steps != "auto":
             raise UserError(f"expected --steps_per_execution auto or 1, as {self.reason}; got {self.steps}")
-        if not self.reason:
-            data = data_of(trainer)
-            data.steps_per_execution = (
-                max(1, IMAGES // data.hparams["batch_size"]) if self.steps == "auto" else self.steps
-            )
+        automatic = 1 if self.reason else max(1, IMAGES // data.hparams["batch_size"])
+        data.steps_per_execution = automatic if self.steps == "auto" else self.steps
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Ends an epoch as it was begun: Lightning counts what was served of it."""
+        if trainer.state.fn == TrainerFn.FITTING and self.steps == "auto":
+            loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
+            if any(loader["position"] and loader["layout"]["steps"] == 1 for loader in loaders):
+                self.reason = "the checkpoint is from within an epoch that was"
+                data_of(trainer).steps_per_execution = 1
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.on_train_epoch_start(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Has ``trainer.num_training_batches`` count batches, for who looks at it; the loader's end ends the epoch."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, MNISTDataModule) and data.steps_per_execution > 1:
+            trainer.fit_loop.max_batches = data.batches_per_epoch
 
 
 def who_notices(trainer: L.Trainer, module: L.LightningModule) -> str | None:
     """Says what in a run watches or counts batches; None where nothing does."""
     for flag, silent in COUNTING_FLAGS.items():
-        if getattr(trainer, flag) != silent:
+        value = getattr(trainer, flag, None)
+        if (value, type(value)) != (silent, type(silent)):  # limit_train_batches 1.0 is all, and 1 is one
             return f"{flag} counts batches"
     if not isinstance(trainer.strategy, SingleDeviceStrategy):
         return f"{trainer.world_size} processes share each batch"
@@ -97,7 +121,11 @@ def who_notices(trainer: L.Trainer, module: L.LightningModule) -> str | None:
         return f"{type(profiler).__name__} measures each batch"
     watching = (f"{type(each).__name__} looks at each batch" for each in _callbacks(trainer) if _watches(each))
     return (
-        _overrides(module, MNISTClassifier, (*BATCH_HOOKS, *STEP_HOOKS, *TRANSFER_HOOKS, "training_step"))
+        _overrides(
+            module,
+            MNISTClassifier,
+            (*BATCH_HOOKS, *STEP_HOOKS, *TRANSFER_HOOKS, "training_step", "configure_optimizers"),
+        )
         or _overrides(trainer.datamodule, MNISTDataModule, TRANSFER_HOOKS)  # type: ignore[attr-defined]
         or next(watching, None)
     )
@@ -117,10 +145,10 @@ def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
 
 def _watches(callback: L.Callback) -> bool:
     """Whether a callback would notice that batches come in chunks. One that would not may say so itself."""
-    if getattr(callback, "works_with_chunks", False) or isinstance(callback, Timer):  # a chunk is milliseconds
+    if getattr(callback, "works_with_chunks", False) or type(callback) is Timer:  # a chunk is milliseconds
         return False
-    if isinstance(callback, ModelCheckpoint):
-        return callback._every_n_train_steps > 0  # it has no public name
+    if isinstance(callback, ModelCheckpoint):  # its triggers have no public names
+        return callback._every_n_train_steps > 0 or callback._train_time_interval is not None
     if isinstance(callback, LearningRateMonitor):
         return callback.logging_interval != "epoch"
     return isinstance(callback, STEERING) or any(is_overridden(hook, callback, L.Callback) for hook in BATCH_HOOKS)

@@ -8,10 +8,11 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 from torch import Tensor
 
-from mnist_lightning.console.messages import missing_packages, trainer_errors
+from mnist_lightning.console.messages import class_errors, trainer_errors
 from mnist_lightning.console.parser import HelpAll, Parser, Seed
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
@@ -23,7 +24,14 @@ from mnist_lightning.training.callbacks import MovingAverage, RunHeader, RunReco
 from mnist_lightning.training.checkpointing import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, Stopped
 from mnist_lightning.training.chunks import StepsPerExecution
 from mnist_lightning.training.resuming import RESUMABLE, CheckedStates, check_resumable, one_line_until_it_trains
-from mnist_lightning.training.run_folder import LAST, config_of, last_checkpoint, resumes_its_run, run_logger, run_of
+from mnist_lightning.training.run_folder import (
+    LAST,
+    config_of,
+    last_checkpoint,
+    resumes_its_run,
+    run_logger,
+    run_of,
+)
 from mnist_lightning.training.tensorboard import TensorBoardPlots
 
 LOG_EVERY = 10  # steps: 258 points for three epochs of MNIST
@@ -85,12 +93,8 @@ class MNISTCLI(LightningCLI):
             type=int | None,
             help="Epochs without a better validation loss before training stops; by default it does not.",
         )
-        parser.add_argument(
-            "--early_stopping.min_delta",
-            type=float,
-            default=0.0,
-            help="What counts as better, at the least.",
-        )
+        help = "What counts as better, at the least."
+        parser.add_argument("--early_stopping.min_delta", type=float, default=0.0, help=help)
         parser.add_argument(
             "--ema_decay",
             type=float | None,
@@ -103,9 +107,10 @@ class MNISTCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         model = self.config.model  # a run's config.yaml says the sizes that its net has
         model.hidden, model.channels = sizes(model.net, model.hidden, model.channels)
+        model.betas = list(model.betas)
 
     def instantiate_classes(self) -> None:
-        with missing_packages():  # of a logger, say
+        with class_errors():
             super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -114,14 +119,18 @@ class MNISTCLI(LightningCLI):
             raise UserError("expected no --trainer.limit_test_batches: the report is of the whole test set")
         if config.max_epochs == 0:
             raise UserError("expected --max_epochs to be at least 1, got 0; use scripts/test.py to test a checkpoint")
-        self._own_logger = config.logger in (None, True) and not (config.fast_dev_run or config.barebones)
-        if self._own_logger:
-            kwargs["logger"] = False  # fit makes it, when it knows the run's folder
+        first, *_ = [*_as_list(config.logger), None]
+        # Each run has a folder, with a TensorBoardLogger that fit makes when it knows it; other loggers come beside.
+        off = first is False or config.fast_dev_run or config.barebones
+        self._own_logger = not (off or isinstance(first, TensorBoardLogger))
+        if first is None or first is True:
+            kwargs["logger"] = False
         if config.barebones and config.log_every_n_steps == LOG_EVERY:
             kwargs["log_every_n_steps"] = None  # which it refuses, and this is the default here
         with trainer_errors():
+            steps = StepsPerExecution(self.config_init.steps_per_execution)
             return super().instantiate_trainer(
-                callbacks=[*_as_list(config.callbacks), *self._callbacks(config)],
+                callbacks=[steps, *_as_list(config.callbacks), *self._callbacks(config)],
                 plugins=[*_as_list(config.plugins), AtomicCheckpointIO()],
                 **kwargs,
             )
@@ -133,7 +142,6 @@ class MNISTCLI(LightningCLI):
         self._timer, plots = Timer(config.max_time), self.config_init.plots
         patience, delta = self.config_init.early_stopping.patience, self.config_init.early_stopping.min_delta
         return [
-            StepsPerExecution(self.config_init.steps_per_execution),
             *([MovingAverage(decay)] if (decay := self.config_init.ema_decay) is not None else []),
             *([EarlyStopping("val/loss", delta, patience)] if patience is not None else []),
             CheckedStates(),
@@ -164,7 +172,7 @@ class MNISTCLI(LightningCLI):
             if checkpoint and resumes_its_run(checkpoint.path):
                 run = run_of(checkpoint.path)
                 self.config.ckpt_path = config_of(run).get("ckpt_path")  # a run's config.yaml says what it began with
-            self.trainer.logger = run_logger(run, root, checkpoint, self.config.name)
+            self.trainer.loggers = [run_logger(run, root, checkpoint, self.config.name), *self.trainer.loggers]
         ckpt_path = checkpoint.path if checkpoint else None
         try:
             with one_line_until_it_trains(self.trainer, ckpt_path, new_run=self._own_logger):
@@ -199,7 +207,9 @@ class MNISTCLI(LightningCLI):
         """Finds and checks what ``--ckpt_path`` names: a file, or ``last``."""
         if path == "last":
             if not self._own_logger:
-                raise UserError("expected the file of a checkpoint for --ckpt_path with --trainer.logger, got last")
+                raise UserError(
+                    "expected the file of a checkpoint for --ckpt_path, as this run has no folder, got last"
+                )
             path = last_checkpoint(root, self.plain_config)
             if path is None:
                 if rank_zero_only.rank == 0:  # type: ignore[attr-defined]

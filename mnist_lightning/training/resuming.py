@@ -10,7 +10,7 @@ import lightning.pytorch as L
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, SequentialLR
 
 from mnist_lightning.errors import UserError
 from mnist_lightning.model.checkpoint import Checkpoint
@@ -29,7 +29,8 @@ RESUMABLE = {
     "rng_state": Tensor,
 }
 # Options of the model that the optimizer's and the schedule's states hold
-RESTORED = ("lr", "weight_decay", "scheduler", "step_size", "gamma")
+RESTORED = ["optimizer", "lr", "weight_decay", "betas", "momentum", "nesterov"]
+RESTORED += ["scheduler", "step_size", "gamma", "warmup_epochs"]
 
 
 def check_resumable(checkpoint: Checkpoint, options: Mapping[str, Any]) -> None:
@@ -125,13 +126,21 @@ def _check_schedule(schedule: LRScheduler, trainer: L.Trainer) -> None:
             f"expected the {schedule.total_steps:,} optimizer steps of the checkpoint's onecycle schedule, got "
             f"{total_steps(trainer):,}; give the same --max_epochs and data, or begin anew"
         )
-    if isinstance(schedule, CosineAnnealingLR) and schedule.T_max != epochs(trainer):
+    if isinstance(schedule, CosineAnnealingLR | SequentialLR) and _epochs_of(schedule) != epochs(trainer):
         raise UserError(
-            f"expected the {schedule.T_max:,} epochs of the checkpoint's cosine schedule, got {epochs(trainer):,}; "
-            "give the same --max_epochs, or begin anew"
+            f"expected the {_epochs_of(schedule):,} epochs of the checkpoint's cosine schedule, got "
+            f"{epochs(trainer):,}; give the same --max_epochs, or begin anew"
         )
     if isinstance(schedule, ReduceLROnPlateau):
         if trainer.check_val_every_n_epoch != 1:
             raise UserError("expected a validation after each epoch for the plateau scheduler, got fewer")
         if not sum(trainer.num_val_batches):
             raise UserError("expected validation images for the plateau scheduler, got none; raise --data.val_size")
+
+
+def _epochs_of(schedule: LRScheduler) -> int:
+    """The epochs of a cosine schedule, with those of its warm-up."""
+    state = schedule.state_dict()
+    if isinstance(schedule, SequentialLR):
+        return int(state["_milestones"][0] + state["_schedulers"][-1]["T_max"])
+    return int(state["T_max"])

@@ -5,7 +5,7 @@ from typing import Any
 import lightning.pytorch as L
 import numpy as np
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
@@ -49,9 +49,9 @@ class TensorBoardPlots(L.Callback):
             writer.add_graph(pl_module.net, blank)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        for writer in _writers(trainer) if not trainer.sanity_checking else []:
+        if _takes_images(trainer) and not trainer.sanity_checking:
             matrix = plots.confusion_matrix(pl_module.val_confusion.cpu().numpy(), cell=CELL)
-            _add(writer, "confusion matrix", matrix, trainer.global_step - 1)
+            _show(trainer, "confusion matrix", matrix)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
@@ -73,19 +73,19 @@ class TensorBoardPlots(L.Callback):
                 logger.log_hyperparams(given | {"epochs": pl_module.trainer.max_epochs}, figures)
 
     def _draw(self, trainer: L.Trainer, pl_module: Any) -> None:
-        for writer in _writers(trainer):
-            if (kernels := _kernels(pl_module.net)) is not None:
-                _add(writer, "first layer", plots.weights(kernels), trainer.global_step - 1)
-            data = data_of(trainer)
-            if len(data.val_set):
-                images, labels = (part.numpy() for part in data.val_set[torch.arange(len(data.val_set))])
-                _, probabilities = pl_module.predict(images)
-                for tag, chosen in (
-                    ("digits", np.arange(min(DIGITS, len(labels)))),
-                    ("worst mistakes", plots.worst(labels, probabilities, DIGITS)),
-                ):
-                    plot = plots.answers(images[chosen], labels[chosen], probabilities[chosen], COLUMNS)
-                    _add(writer, tag, plot, trainer.global_step - 1)
+        if not _takes_images(trainer):
+            return
+        if (kernels := _kernels(pl_module.net)) is not None:
+            _show(trainer, "first layer", plots.weights(kernels))
+        data = data_of(trainer)
+        if len(data.val_set):
+            images, labels = (part.numpy() for part in data.val_set[torch.arange(len(data.val_set))])
+            _, probabilities = pl_module.predict(images)
+            for tag, chosen in (
+                ("digits", np.arange(min(DIGITS, len(labels)))),
+                ("worst mistakes", plots.worst(labels, probabilities, DIGITS)),
+            ):
+                _show(trainer, tag, plots.answers(images[chosen], labels[chosen], probabilities[chosen], COLUMNS))
 
 
 def _writers(trainer: L.Trainer) -> list[SummaryWriter]:
@@ -94,8 +94,21 @@ def _writers(trainer: L.Trainer) -> list[SummaryWriter]:
     return [logger.experiment for logger in loggers] if trainer.is_global_zero else []
 
 
-def _add(writer: SummaryWriter, tag: str, plot: Image.Image, step: int) -> None:
-    writer.add_image(tag, np.asarray(plot), step, dataformats="HWC")
+def _takes_images(trainer: L.Trainer) -> bool:
+    takes = TensorBoardLogger | WandbLogger | MLFlowLogger
+    return trainer.is_global_zero and any(isinstance(logger, takes) for logger in trainer.loggers)
+
+
+def _show(trainer: L.Trainer, tag: str, plot: Image.Image) -> None:
+    """Gives a plot to each logger that takes images, in its own way, at the last optimizer step."""
+    step = trainer.global_step - 1
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(tag, np.asarray(plot), step, dataformats="HWC")
+        elif isinstance(logger, WandbLogger):
+            logger.log_image(tag, [plot], step)
+        elif isinstance(logger, MLFlowLogger):
+            logger.experiment.log_image(logger.run_id, plot, f"plots/{tag}/{step}.png")
 
 
 def _kernels(net: nn.Module) -> NDArray[np.float32] | None:

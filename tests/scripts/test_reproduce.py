@@ -18,7 +18,7 @@ from helpers import ROOT, run_script, write_dataset
 
 from mnist_lightning.data.format import FILES
 from mnist_lightning.data.idx import read_idx, write_idx
-from mnist_lightning.model.checkpoint import load_classifier, load_ensemble
+from mnist_lightning.model.checkpoint import load_classifier, load_ensemble, read_checkpoint
 
 REPRODUCE = runpy.run_path(str(ROOT / "scripts" / "reproduce.py"))
 KEYS = ["config", "published_error", "error_mean", "error_std", "seeds", "parameters", "epochs", "seconds", "source"]
@@ -164,7 +164,9 @@ def test_an_ensembles_row_is_the_error_of_all_together_and_the_rows_before_stay_
     assert (results["linear"], results["convnet_fast"]) == (before["linear"], later)
     row = results["mlp_800_ensemble"]
     checkpoints = [tmp_path / "out" / "mlp_800_ensemble" / f"seed_{seed}" / LAST for seed in range(2)]
-    assert row["error_mean"] == pytest.approx(error(load_ensemble(checkpoints), few), abs=1e-3)
+    assert row["error_mean"] == pytest.approx(
+        error(load_ensemble(list(map(read_checkpoint, checkpoints))), few), abs=1e-3
+    )
     assert (row["error_std"], row["seeds"], row["parameters"]) == (None, 2, 636_010)
     first, second = (load_classifier(path).hparams for path in checkpoints)
     assert (first.deslant, first.ink_width, second.deslant, second.ink_width) == (False, 0, True, 4)
