@@ -34,14 +34,12 @@ def find(folder: Path, name: str) -> Path:
 
 
 def locate(folder: Path, name: str) -> Path | None:
-    """Returns what :func:`find` does, or None where it is not there."""
     spellings = (name, name.replace("-idx", ".idx"))
     candidates = (folder / (spelling + ending) for ending in ("", ".gz") for spelling in spellings)
     return next((path for path in candidates if path.is_file()), None)
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a folder holds all four files."""
     return all(locate(folder, name) for name in FILES)
 
 
@@ -67,8 +65,7 @@ def read_images(path: Path) -> NDArray[np.uint8]:
     """Reads an IDX file of images, uint8 (N, 28, 28) for N above 0.
 
     Raises:
-        DataError: It holds something else, or none.
-        IDXError: It is damaged.
+        DataError: It holds something else, or none; an IDXError, if it is damaged.
     """
     images = check_images(read_idx(path), str(path))
     if not len(images):

@@ -1,6 +1,6 @@
 """How well logits do: the losses, and a LightningModule's test with every metric of the report."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Literal
 
 import lightning.pytorch as L
@@ -106,10 +106,15 @@ class BaseClassifier(L.LightningModule):
         self.test_metrics.reset()
         self.log_epoch({f"test/{name}": value.mean() for name, value in self.test_results.items() if value.ndim < 2})
 
-    def log_epoch(self, values: Mapping[str, Tensor]) -> None:
-        """Logs an epoch's metrics where Lightning would, but now: a checkpoint that follows must not outrun them."""
-        self.log_dict(values, prog_bar=True, logger=False)  # for the progress bar and for who monitors them
-        step = self.global_step - 1 if self.trainer.state.fn == TrainerFn.FITTING else self.global_step
-        for logger in self.loggers:
-            numbers = {name: value.item() for name, value in values.items()}
-            logger.log_metrics({**numbers, "epoch": self.current_epoch}, step)
+    def log_epoch(self, values: dict[str, Tensor], before: int = 0) -> None:
+        """Logs an epoch's metrics as Lightning would; in a fit at once: a checkpoint that follows must not outrun them.
+
+        ``before`` are the steps by which Lightning's count of them is ahead of the last one.
+        """
+        fits = self.trainer.state.fn == TrainerFn.FITTING
+        self.log_dict(values, prog_bar=True, logger=not fits)
+        if fits:
+            numbers = {name: value.item() for name, value in values.items()} | {"epoch": self.current_epoch}
+            self.trainer.logged_metrics.update(values)
+            for logger in self.loggers:
+                logger.log_metrics(numbers, self.trainer.fit_loop.epoch_loop._batches_that_stepped - before)

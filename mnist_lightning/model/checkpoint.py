@@ -87,10 +87,9 @@ class Checkpoint:
 
     def classifier(self) -> MNISTClassifier:
         """Builds the classifier that it describes, with its weights, on the CPU."""
+        options = self.model_options
         try:
-            model = MNISTClassifier(**self.model_options)
-        except CheckpointError:
-            raise
+            model = MNISTClassifier(**options)
         except UserError as error:
             raise self.error(str(error)) from error
         self.load_weights(model)

@@ -48,7 +48,6 @@ class Step(NamedTuple):
     rate: float
 
     def detached(self) -> "Step":
-        """Returns it without the graph that led to it."""
         return self._replace(logits=self.logits.detach(), loss=self.loss.detach())
 
 
@@ -154,7 +153,7 @@ class MNISTClassifier(BaseClassifier):
             self._step_schedule()
             steps.append(step.detached())
         step = self._forward(*last)
-        self._record([*steps, step.detached()], batch[1].flatten(), batch_idx)
+        self._record([*steps, step.detached()], batch[1])
         return step.loss
 
     def _forward(self, images: Tensor, labels: Tensor) -> Step:
@@ -165,7 +164,6 @@ class MNISTClassifier(BaseClassifier):
         return Step(logits, self.loss(logits, labels) / size, size, self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def _mean(self, value: Tensor) -> Tensor:
-        """Averages over the processes."""
         mean: Tensor = self.trainer.strategy.reduce(value, reduce_op="mean")
         return mean
 
@@ -175,32 +173,36 @@ class MNISTClassifier(BaseClassifier):
             if config.interval == "step":
                 config.scheduler.step()  # type: ignore[call-arg]  # no plateau steps here
 
-    def _record(self, steps: Sequence[Step], labels: Tensor, batch_idx: int) -> None:
-        """Measures and logs the steps of a chunk, and has Lightning, which takes a chunk for one step, count them."""
+    def _record(self, steps: Sequence[Step], labels: Tensor) -> None:
+        """Measures and logs steps, and has Lightning, which takes a chunk for one, count them."""
         losses = self._mean(torch.stack([step.loss for step in steps]))
         self.train_metrics["loss"].update(losses, weight=steps[0].size)
         if labels.numel():  # a process's part of a last batch can be empty
-            self.train_metrics["accuracy"].update(torch.cat([step.logits for step in steps]), labels)
-        self.log("train/loss_step", losses[-1], logger=False)  # for who monitors it
-        if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch:
-            self._log_steps(losses, steps)
-        loop = self.trainer.fit_loop.epoch_loop
-        progress = loop.automatic_optimization.optim_progress.optimizer.step.total
-        progress.ready += len(steps) - 1
-        progress.completed += len(steps) - 1
-        loop._batches_that_stepped += len(steps) - 1
+            self.train_metrics["accuracy"].update(torch.cat([step.logits for step in steps]), labels.flatten())
+        newest = {"train/loss_step": losses[-1], "lr": torch.tensor(steps[-1].rate)}
+        if labels.ndim == 1:
+            self.log_dict(newest)
+        else:
+            self.trainer.callback_metrics.update(newest)
+            loop = self.trainer.fit_loop.epoch_loop
+            self._log_chunk(losses, steps, loop._batches_that_stepped)
+            progress = loop.automatic_optimization.optim_progress.optimizer.step.total
+            progress.ready += len(steps) - 1
+            progress.completed += len(steps) - 1
+            loop._batches_that_stepped += len(steps) - 1
 
-    def _log_steps(self, losses: Tensor, steps: Sequence[Step]) -> None:
+    def _log_chunk(self, losses: Tensor, steps: Sequence[Step], start: int) -> None:
         """Logs every ``log_every_n_steps``-th loss and learning rate where Lightning would: steps count from 0."""
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set, but not declared
-        due = [number for number in range(len(steps)) if every and (self.global_step + number + 1) % every == 0]
-        for logger in self.loggers:
-            for number in due:
+        for number in range(len(steps)):
+            if every and (start + number + 1) % every == 0:
                 values = {"train/loss_step": losses[number].item(), "lr": steps[number].rate}
-                logger.log_metrics(values | {"epoch": self.current_epoch}, self.global_step + number)
+                self.trainer.logged_metrics.update({name: torch.tensor(value) for name, value in values.items()})
+                for logger in self.loggers:
+                    logger.log_metrics(values | {"epoch": self.current_epoch}, start + number)
 
     def on_train_epoch_end(self) -> None:
-        self._end_epoch(self.train_metrics)
+        self._end_epoch(self.train_metrics, before=1)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
@@ -217,13 +219,13 @@ class MNISTClassifier(BaseClassifier):
             self.val_confusion = self.val_confusion_matrix.compute()
         self.val_confusion_matrix.reset()
 
-    def _end_epoch(self, metrics: MetricCollection) -> None:
+    def _end_epoch(self, metrics: MetricCollection, before: int = 0) -> None:
         values: dict[str, Tensor] = metrics.compute()
         metrics.reset()
         if self.trainer.state.fn == TrainerFn.FITTING:  # not for a validation that somebody asked for
             for name, value in values.items():
                 self.history.setdefault(name, []).append((self.current_epoch + 1, value.item()))
-        self.log_epoch(values)
+        self.log_epoch(values, before)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["rng_state"] = torch.get_rng_state()  # dropout's next draw

@@ -61,11 +61,7 @@ def _cosine(optimizer: Optimizer, epochs: int, warmup: int) -> schedules.LRSched
 
 
 def epochs(trainer: L.Trainer) -> int:
-    """Returns the epochs of the whole run.
-
-    Raises:
-        UserError: It has no end.
-    """
+    """Returns the epochs of the whole run, or raises a UserError where it has no end."""
     if (trainer.max_epochs or 0) < 1:
         raise UserError("expected the cosine schedule to have an end; give --max_epochs above 0")
     return trainer.max_epochs or 0

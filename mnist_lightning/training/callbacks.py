@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ProgressBar
+from lightning.pytorch.callbacks import EMAWeightAveraging, ProgressBar, Timer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 from tqdm import tqdm
@@ -39,6 +39,12 @@ class RunHeader(L.Callback):
                 f"logs    {log_dir or 'nowhere'}\n"
                 + "".join(f"steps   one at a time, as {reason}\n" for reason in reasons)
             )
+
+
+class RunTimer(Timer):
+    """Measures a run, and ends it after its ``max_time``. A class of its own, as a user may bring a Timer too."""
+
+    works_with_chunks = True  # the end of a chunk is milliseconds late
 
 
 class MovingAverage(EMAWeightAveraging):

@@ -93,7 +93,8 @@ class LastCheckpoint(callbacks.Checkpoint):
         if every_n_steps < 0 or every_n_minutes < 0:
             raise UserError("expected --checkpoint.every_n_steps and every_n_minutes to be at least 0; 0 switches off")
         self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
-        self._signum = 0
+        self._signum = self._stopped_by = 0
+        self._cut_short = False
         self._handlers: dict[int, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -107,19 +108,27 @@ class LastCheckpoint(callbacks.Checkpoint):
         self._saved_at = time.monotonic()
         self._handlers = {signum: signal.signal(signum, self._note) for signum in self.SIGNALS}
 
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._stop()  # not at the end of the one before: Lightning logs after that
+
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.is_last_batch:
             return  # the end of the epoch saves too, once it is validated
         position = data_of(trainer).train_sampler.position
-        stop = self._asked_to_stop(trainer)
         due = self.every_n_steps and position % self.every_n_steps == 0
         if self.every_n_minutes:
             due = due or trainer.strategy.broadcast(time.monotonic() - self._saved_at >= 60 * self.every_n_minutes)
-        if due or stop:
-            self._save(trainer, stop)
+        self._stopped_by = self._asked_to_stop(trainer)
+        # an epoch that --trainer.max_steps or max_time cuts short is resumed where it was cut
+        self._cut_short = trainer.should_stop or trainer.global_step == trainer.max_steps
+        if due or self._stopped_by or self._cut_short:
+            self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._save(trainer, self._asked_to_stop(trainer))
+        self._stopped_by = self._asked_to_stop(trainer)
+        if not self._cut_short:
+            self._save(trainer)
+        self._stop()
 
     def on_train_end(self, *_: Any) -> None:
         self._restore_handlers()
@@ -127,13 +136,15 @@ class LastCheckpoint(callbacks.Checkpoint):
     def on_exception(self, *_: Any) -> None:
         self._restore_handlers()
 
-    def _save(self, trainer: L.Trainer, stop: int) -> None:
+    def _save(self, trainer: L.Trainer) -> None:
         for logger in trainer.loggers:
             logger.save()  # the curves first: where the state is resumed from, they must have got to
         trainer.save_checkpoint(self.path)
         self._saved_at = time.monotonic()
-        if stop:
-            raise Stopped(stop, self.path)
+
+    def _stop(self) -> None:
+        if self._stopped_by:
+            raise Stopped(self._stopped_by, self.path)
 
     def _note(self, signum: int, frame: Any) -> None:
         self._signum = signum

@@ -87,6 +87,8 @@ class StepsPerExecution(L.Callback):
             raise UserError(f"expected --steps_per_execution auto or 1, as {self.reason}; got {self.steps}")
         automatic = 1 if self.reason else max(1, IMAGES // data.hparams["batch_size"])
         data.steps_per_execution = automatic if self.steps == "auto" else self.steps
+        callbacks = _callbacks(trainer)  # first in line, so that the others find num_training_batches set
+        callbacks.insert(0, callbacks.pop(callbacks.index(self)))
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Ends an epoch as it was begun: Lightning counts what was served of it."""

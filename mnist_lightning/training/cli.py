@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import yaml
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, EarlyStopping, Timer
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
@@ -20,7 +20,7 @@ from mnist_lightning.model.base import BaseClassifier
 from mnist_lightning.model.checkpoint import Checkpoint, read_checkpoint
 from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.model.nets import sizes
-from mnist_lightning.training.callbacks import MovingAverage, RunHeader, RunRecord, StepProgressBar
+from mnist_lightning.training.callbacks import MovingAverage, RunHeader, RunRecord, RunTimer, StepProgressBar
 from mnist_lightning.training.checkpointing import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, Stopped
 from mnist_lightning.training.chunks import StepsPerExecution
 from mnist_lightning.training.resuming import RESUMABLE, CheckedStates, check_resumable, one_line_until_it_trains
@@ -139,8 +139,9 @@ class MNISTCLI(LightningCLI):
         """What hangs on each run, besides what the user asks for."""
         saves = config.enable_checkpointing is not False and not (config.fast_dev_run or config.barebones)
         validates = self.datamodule.hparams["val_size"] > 0 and config.limit_val_batches != 0
-        self._timer, plots = Timer(config.max_time), self.config_init.plots
+        self._timer, plots = RunTimer(config.max_time), self.config_init.plots
         patience, delta = self.config_init.early_stopping.patience, self.config_init.early_stopping.min_delta
+        has_bar = any(isinstance(each, ProgressBar) for each in _as_list(config.callbacks))
         return [
             *([MovingAverage(decay)] if (decay := self.config_init.ema_decay) is not None else []),
             *([EarlyStopping("val/loss", delta, patience)] if patience is not None else []),
@@ -148,7 +149,7 @@ class MNISTCLI(LightningCLI):
             RunHeader(),
             self._timer,
             *([plots] if plots.every_n_epochs else []),
-            *([StepProgressBar()] if config.enable_progress_bar is not False and not config.barebones else []),
+            *([] if config.enable_progress_bar is False or config.barebones or has_bar else [StepProgressBar()]),
             *([BestCheckpoint()] if saves and validates else []),
             *([self.config_init.checkpoint] if saves else []),
         ]

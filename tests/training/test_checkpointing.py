@@ -14,7 +14,7 @@ from mnist_lightning.training.cli import MNISTCLI
 
 LOOP = ("loops", "fit_loop")
 ADAM = ("optimizer_states", 0)
-TIMER = ("callbacks", "Timer")
+TIMER = ("callbacks", "RunTimer")
 GONE = object()
 
 # what the scripts silence too: see quiet() in console.py
