@@ -75,6 +75,7 @@ def quiet() -> None:
         ".*smaller than the logging interval.*",  # a small dataset's epoch has fewer steps
         ".*Total length of `list` across ranks is zero.*",  # no validation: what --data.val_size 0 asks for
         ".*LightningCLI's args parameter.*",  # a script that calls it from Python may have arguments of its own
+        ".*but have no logger configured.*",  # scripts/test.py: its figures are the report's
         ".*sync_dist=True.*",  # torchmetrics has seen to it
         ".*Checkpoint directory .* exists and is not empty.*",  # it is the run's own, which is resumed
         ".*could not find the monitored key.*",  # --trainer.max_steps ended the run before its first validation
