@@ -3,16 +3,47 @@
 from mnist_lightning.console.startup import importing
 
 with importing():
+    import shlex
+    import sys
+    from contextlib import nullcontext, redirect_stderr
+    from io import StringIO
+    from pathlib import Path
+
     from lightning.pytorch.loggers import TensorBoardLogger
+    from lightning.pytorch.tuner.tuning import Tuner
 
     from mnist_lightning.console.messages import one_line_errors
-    from mnist_lightning.reporting import report
+    from mnist_lightning.errors import UserError
+    from mnist_lightning.files import atomic_write
+    from mnist_lightning.reporting import plots, report
     from mnist_lightning.training.cli import MNISTCLI
     from mnist_lightning.training.run_folder import run_of
 
 
-def main() -> None:
-    cli = MNISTCLI()
+LOWEST = 1e-6  # learning rate to begin the search with; it ends at 1, or where the loss is four times its best
+UNSETTLED = 10  # steps whose loss, a running mean, is not one yet: lr_find's suggestion leaves them out too
+
+
+def find_lr(cli: MNISTCLI) -> None:
+    """Searches for a learning rate in a hundred steps of training, which it takes back."""
+    with nullcontext() if sys.stderr.isatty() else redirect_stderr(StringIO()):  # where Lightning draws a bar
+        finder = Tuner(cli.trainer).lr_find(cli.model, datamodule=cli.datamodule, min_lr=LOWEST, update_attr=False)
+    rate = finder.suggestion() if finder else None
+    if finder is None or rate is None:
+        raise UserError("expected enough steps to see the loss change, got too few; try without --trainer.fast_dev_run")
+    rates, losses = (finder.results[name][UNSETTLED:] for name in ("lr", "loss"))
+    path = Path(cli.config.trainer.default_root_dir or "", "lightning_logs", "learning_rate.png")
+    path.parent.mkdir(exist_ok=True, parents=True)
+    atomic_write(path, plots.png(plots.learning_rates(rates, losses, rates.index(rate))))
+    options = shlex.join(option for option in sys.argv[1:] if option != "--find_lr")
+    print(
+        f"learning rate    {rate:.1e}, where the loss fell fastest; {cli.model.hparams['lr']} is set\n"
+        f"the curve        {path}\n\nnext\n"
+        f"  train with it  python scripts/train.py {options} --model.lr {rate:.1e}"
+    )
+
+
+def train(cli: MNISTCLI) -> None:
     cli.fit()
     training, history = cli.training, cli.model.history
     tested = cli.test()
@@ -38,4 +69,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     with one_line_errors():
-        main()
+        cli = MNISTCLI()
+        (find_lr if cli.config.find_lr else train)(cli)

@@ -6,7 +6,7 @@ Right is blue and wrong is orange (Okabe and Ito's colours, which colour-blind p
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
 Array = NDArray[Any]
-Points = Sequence[tuple[int, float]]
+Points = Sequence[tuple[float, float]]  # epoch, value
 History = Mapping[str, Points]
 
 PAPER: Colour = (255, 255, 255)
@@ -158,6 +158,13 @@ def curves(history: History) -> Image.Image:
     return plot
 
 
+def learning_rates(rates: Sequence[float], losses: Sequence[float], chosen: int) -> Image.Image:
+    """Draws the loss while the learning rate was raised from step to step, and the step whose rate was chosen."""
+    points = [(math.log10(rate), loss) for rate, loss in zip(rates, losses, strict=True)]
+    lines = {"loss": [point for point in points if abs(point[1]) < FLOAT32], "chosen": points[chosen : chosen + 1]}
+    return _chart("loss", lines, "learning rate", "1e{}".format)
+
+
 class _Scales(NamedTuple):
     """The scales of a chart: the first epoch and the last, and the values that have a tick."""
 
@@ -172,21 +179,25 @@ class _Scales(NamedTuple):
         return LEFT + along * (RIGHTMOST - LEFT), BOTTOM - up * (BOTTOM - TOP)
 
 
-def _chart(title: str, lines: Mapping[str, Points]) -> Image.Image:
-    """Lines with their last values, a grid that can be read, epochs from left to right."""
+def _chart(
+    title: str, lines: Mapping[str, Points], axis: str = "epoch", name: Callable[[int], str] = str
+) -> Image.Image:
+    """Lines with their last values, a grid that can be read, and epochs, or what ``name`` makes of them, across."""
     epochs = [epoch for points in lines.values() for epoch, _ in points] or [0]
     values = [value for points in lines.values() for _, value in points] or [0]
-    scales = _Scales(min(epochs), max(*epochs, min(epochs) + 1), _ticks(min(values), max(values)))
-    colours = {"train": WRONG, "val": RIGHT}
+    scales = _Scales(
+        math.floor(min(epochs)), math.ceil(max(*epochs, min(epochs) + 1)), _ticks(min(values), max(values))
+    )
+    colours = {"train": WRONG, "val": RIGHT, "loss": WRONG, "chosen": RIGHT}
     chart = _lines(scales, {colours[part]: points for part, points in lines.items()})
     draw = ImageDraw.Draw(chart)
     draw.text((LEFT, GAP), title, INK, font(18))
-    draw.text((RIGHTMOST, CHART[1] - 4), "epoch", INK, font(14), anchor="rs")
+    draw.text((RIGHTMOST, CHART[1] - 4), axis, INK, font(14), anchor="rs")
     for tick in scales.ticks:
         draw.text((LEFT - GAP, scales.place(scales.first, tick)[1]), f"{tick:.6g}", INK, font(14), anchor="rm")
     for epoch in {scales.first, *map(round, _ticks(scales.first, scales.last))}:
         if scales.first <= epoch <= scales.last:
-            draw.text((scales.place(epoch, 0)[0], BOTTOM + GAP), f"{epoch}", INK, font(14), anchor="mt")
+            draw.text((scales.place(epoch, 0)[0], BOTTOM + GAP), name(epoch), INK, font(14), anchor="mt")
     ends = sorted((scales.place(*points[-1])[1], part, points[-1][1]) for part, points in lines.items())
     below = 0.0
     for level, part, value in ends:

@@ -134,7 +134,7 @@ def _git_commit() -> str | None:
 
 
 class StepProgressBar(ProgressBar):
-    """A line for each epoch: a bar that counts optimizer steps, not chunks, then what the epoch reached."""
+    """A line for each epoch with what it reached; on a terminal, a bar that counts optimizer steps until then."""
 
     works_with_chunks = True
 
@@ -151,14 +151,16 @@ class StepProgressBar(ProgressBar):
         self._enabled = False
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        self._close()
-        self._open(f"epoch {trainer.current_epoch + 1:2}/{trainer.max_epochs}", data_of(trainer).batches_per_epoch)
+        self._end_epoch()
+        last = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
+        self._epoch = f"epoch {trainer.current_epoch + 1:{max(2, len(last) - 1)}}{last}"
+        self._open(self._epoch, data_of(trainer).batches_per_epoch)
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         self._bar.update(data_of(trainer).train_sampler.position - self._bar.n)
 
     def on_train_end(self, *_: Any) -> None:
-        self._close()
+        self._end_epoch()
 
     def on_exception(self, *_: Any) -> None:
         self._bar.close()
@@ -170,22 +172,23 @@ class StepProgressBar(ProgressBar):
         self._bar.update()
 
     def on_test_end(self, *_: Any) -> None:
-        self._close()
+        self._bar.close()
 
     def _open(self, description: str, total: int) -> None:
-        bar_format = "{desc} |{bar:6}| {n_fmt}/{total_fmt}{postfix}"
+        bar_format = "{desc} |{bar:20}| {n_fmt}/{total_fmt}"
+        hidden = not (self._enabled and sys.stdout.isatty())
         self._bar = tqdm(
-            desc=description, total=total, bar_format=bar_format, file=sys.stdout, disable=not self._enabled
+            desc=description, total=total, bar_format=bar_format, file=sys.stdout, leave=False, disable=hidden
         )
 
-    def _close(self) -> None:
-        """Ends a line with the epoch's metrics; not before the next begins, as the module logs its own last."""
-        metrics = self.trainer.progress_bar_metrics
-        self._bar.set_postfix_str(
-            "  ".join(
-                f"{stage} loss {metrics[f'{stage}/loss']:.3f} acc {metrics[f'{stage}/accuracy']:.2%}"
-                for stage in ("train", "val")
-                if f"{stage}/loss" in metrics
-            )
-        )
+    def _end_epoch(self) -> None:
+        """Says what an epoch reached; not before the next begins, as the module logs its own last."""
         self._bar.close()
+        metrics = self.trainer.progress_bar_metrics
+        reached = [
+            f"{stage} loss {metrics[f'{stage}/loss']:.3f} acc {metrics[f'{stage}/accuracy']:.2%}"
+            for stage in ("train", "val")
+            if f"{stage}/loss" in metrics
+        ]
+        if self._enabled and reached:
+            print("  ".join([self._epoch, *reached]), flush=True)

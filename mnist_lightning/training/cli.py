@@ -24,14 +24,7 @@ from mnist_lightning.training.callbacks import MovingAverage, RunHeader, RunReco
 from mnist_lightning.training.checkpointing import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, Stopped
 from mnist_lightning.training.chunks import StepsPerExecution
 from mnist_lightning.training.resuming import RESUMABLE, CheckedStates, check_resumable, one_line_until_it_trains
-from mnist_lightning.training.run_folder import (
-    LAST,
-    config_of,
-    last_checkpoint,
-    resumes_its_run,
-    run_logger,
-    run_of,
-)
+from mnist_lightning.training.run_folder import LAST, config_of, last_checkpoint, resumes_its_run, run_logger, run_of
 from mnist_lightning.training.tensorboard import TensorBoardPlots
 
 LOG_EVERY = 10  # steps: 258 points for three epochs of MNIST
@@ -87,6 +80,8 @@ class MNISTCLI(LightningCLI):
             help="Optimizer steps in each call of training_step: a number, or auto for as many as nobody notices. "
             "Changes the speed, never the result.",
         )
+        help = "Draw how the loss changes with the learning rate, say which one it suggests, and exit."
+        parser.add_argument("--find_lr", action="store_true", help=help)
         parser.add_argument("--name", type=str | None, help="Name of the run's folder; version_0, 1, ... by default.")
         parser.add_argument(
             "--early_stopping.patience",

@@ -1,25 +1,29 @@
 """Runs a command and prints, as JSON: seconds until it printed "epoch", seconds until it ended, and peak memory (MiB).
 
+The command has a terminal, where train.py shows a bar as soon as the first epoch begins.
 A process of its own, and a small one: a child's peak memory, as Linux counts it, begins with its parent's.
 """
 
 import json
 import os
+import pty
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 
 def main() -> None:
     start = time.perf_counter()
-    process = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    printed = b""
-    while b"epoch" not in printed and (piece := os.read(process.stdout.fileno(), 1 << 16)):
-        printed += piece
-    first_epoch = time.perf_counter() - start
-    while os.read(process.stdout.fileno(), 1 << 16):
-        pass
+    terminal, inside = pty.openpty()
+    process = subprocess.Popen(sys.argv[1:], stdout=inside)
+    os.close(inside)
+    printed, first_epoch = b"", None
+    with suppress(OSError):  # how a terminal says that nobody writes to it any more
+        while piece := os.read(terminal, 1 << 16):
+            printed += piece
+            if first_epoch is None and b"epoch" in printed:
+                first_epoch = time.perf_counter() - start
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
     memory = usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)  # macOS counts bytes

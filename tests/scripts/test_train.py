@@ -2,13 +2,16 @@
 
 import gzip
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from helpers import ROOT, ok, refused, run_script, scalars, write_dataset
+from PIL import Image
 
 from mnist_lightning.data.format import FILES
 from mnist_lightning.data.idx import read_idx, write_idx
@@ -42,11 +45,30 @@ def test_training_says_what_it_does_and_what_to_do_next(run):
     _, out = run
     assert "550 images to train on, 50 to validate, 100 to test" in out
     assert "SimpleNet, 101,770 parameters" in out
-    assert "epoch  2/2 |██████| 9/9" in out
+    assert re.search(
+        r"^epoch  2/2  train loss \d\.\d{3} acc \d+\.\d\d%  val loss \d\.\d{3} acc \d+\.\d\d%$", out, re.MULTILINE
+    )
+    assert "\r" not in out
     assert "tensorboard --logdir lightning_logs" in out
     assert "python scripts/test.py lightning_logs/version_0/checkpoints/best.ckpt" in out
     assert "python scripts/predict.py lightning_logs/version_0/checkpoints/best.ckpt IMAGE" in out
     assert "Tip:" not in out
+
+
+def test_find_lr_draws_the_curve_says_the_rate_and_leaves_nothing_else(dataset, tmp_path):
+    options = ("--data.data_dir", dataset, "--model.hidden=[16]")
+    out = ok(run_script("train.py", "--find_lr", *options, cwd=tmp_path))
+    rate = re.search(r"^learning rate +(\S+),", out, re.MULTILINE)[1]
+    assert 1e-6 < float(rate) < 1
+    assert out.endswith(f"--model.hidden=[16]' --model.lr {rate}\n")
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*.*")] == [Path("lightning_logs/learning_rate.png")]
+    with Image.open(tmp_path / "lightning_logs/learning_rate.png") as curve:
+        assert len(curve.convert("RGB").getcolors(1 << 16)) > 3
+
+
+def test_find_lr_without_enough_steps_is_an_error(dataset, tmp_path):
+    options = ("--data.data_dir", dataset, "--find_lr", "--trainer.fast_dev_run=true")
+    refused(run_script("train.py", *options, cwd=tmp_path), "fast_dev_run")
 
 
 def test_a_runs_config_repeats_it(run):
