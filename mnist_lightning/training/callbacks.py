@@ -150,8 +150,14 @@ class StepProgressBar(ProgressBar):
         """Lightning calls this on every process but the first."""
         self._enabled = False
 
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
+        self._begin_epoch(trainer)  # Lightning does not call on_train_epoch_start within an epoch that is resumed
+
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
         self._end_epoch()
+        self._begin_epoch(trainer)
+
+    def _begin_epoch(self, trainer: L.Trainer) -> None:
         last = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
         self._epoch = f"epoch {trainer.current_epoch + 1:{max(2, len(last) - 1)}}{last}"
         self._open(self._epoch, data_of(trainer).batches_per_epoch)
