@@ -15,7 +15,7 @@ with importing():
     from mnist_lightning.console.messages import one_line_errors
     from mnist_lightning.errors import UserError
     from mnist_lightning.files import atomic_write
-    from mnist_lightning.reporting import plots, report
+    from mnist_lightning.reporting import charts, plots, report
     from mnist_lightning.training.cli import MNISTCLI
     from mnist_lightning.training.run_folder import run_of
 
@@ -34,7 +34,7 @@ def find_lr(cli: MNISTCLI) -> None:
     rates, losses = (finder.results[name][UNSETTLED:] for name in ("lr", "loss"))
     path = Path(cli.config.trainer.default_root_dir or "", "lightning_logs", "learning_rate.png")
     path.parent.mkdir(exist_ok=True, parents=True)
-    atomic_write(path, plots.png(plots.learning_rates(rates, losses, rates.index(rate))))
+    atomic_write(path, plots.png(charts.learning_rates(rates, losses, rates.index(rate))))
     options = shlex.join(option for option in sys.argv[1:] if option != "--find_lr")
     print(
         f"learning rate    {rate:.1e}, where the loss fell fastest; {cli.model.hparams['lr']} is set\n"

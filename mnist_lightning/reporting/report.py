@@ -15,8 +15,8 @@ from mnist_lightning import files
 from mnist_lightning.data.datamodule import ImageDataset
 from mnist_lightning.data.format import CLASSES
 from mnist_lightning.model.base import BaseClassifier
-from mnist_lightning.reporting import plots
-from mnist_lightning.reporting.plots import History
+from mnist_lightning.reporting import charts, plots
+from mnist_lightning.reporting.charts import History
 
 MISTAKES = 50  # of them, at most, in a plot
 
@@ -103,7 +103,7 @@ def write(
         results: Of :func:`metrics`, and whatever else ``metrics.json`` shall hold.
         model: What was tested.
         dataset: What it was tested on.
-        history: How training went, for :func:`plots.curves`; nothing is drawn of an empty one.
+        history: How training went, for :func:`charts.curves`; nothing is drawn of an empty one.
 
     Returns:
         The path of ``report.html``.
@@ -135,7 +135,7 @@ def _pngs(results: Mapping[str, Any], history: History, mistakes: Mistakes) -> d
     """Draws the plots of a report, as PNG, by their names; none of what there is not."""
     drawn = {"confusion_matrix": plots.confusion_matrix(np.array(results["confusion_matrix"]))}
     if history:
-        drawn["curves"] = plots.curves(history)
+        drawn["curves"] = charts.curves(history)
     if len(mistakes[0]):
         drawn["mistakes"] = plots.answers(*mistakes)
     return {name: plots.png(plot) for name, plot in drawn.items()}

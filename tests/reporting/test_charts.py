@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from mnist_lightning.reporting import plots
+from mnist_lightning.reporting import charts
 
 LOST, SMALL = [(0, 2.3), (1, 0.5), (2, 0.4)], [(0, 0.1), (1, 0.2), (2, 0.15)]
 HISTORIES = {
@@ -25,7 +25,7 @@ HISTORIES = {
 
 @pytest.mark.parametrize("kind", HISTORIES)
 def test_every_history_has_its_curves(kind):
-    pixels = np.asarray(plots.curves(HISTORIES[kind]))
+    pixels = np.asarray(charts.curves(HISTORIES[kind]))
     assert pixels.shape == (360, 1040, 3)
     coloured = (pixels.max(2).astype(int) - pixels.min(2) > 100).sum()  # neither paper, grid nor text in ink
     assert bool(coloured) == any(0 <= value < 1e39 for points in HISTORIES[kind].values() for _, value in points)
@@ -36,6 +36,6 @@ def test_every_history_has_its_curves(kind):
     [(0, 0), (100, 100), (0.3, 0.1 + 0.2), (99.98, 100), (0.0012, 2.3), (1e30, 1e30), (3, 17), (-5, -5)],
 )
 def test_ticks_reach_from_below_to_above_and_differ_to_the_eye(low, high):
-    ticks = plots._ticks(low, high)
+    ticks = charts._ticks(low, high)
     assert ticks[0] <= low <= high <= ticks[-1]
     assert 4 <= len({f"{tick:.6g}" for tick in ticks}) == len(ticks) <= 9
