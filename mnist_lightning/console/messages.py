@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from mnist_lightning.errors import UserError
+from mnist_lightning.traced import UntraceableError
 
 
 @contextmanager
@@ -48,7 +49,7 @@ def one_line_errors() -> Iterator[None]:
     quiet()
     try:
         yield
-    except (UserError, MisconfigurationException, OSError) as error:
+    except (UserError, UntraceableError, MisconfigurationException, OSError) as error:
         message = str(error)
         if isinstance(error, OSError) and error.filename is not None:
             path = os.fsdecode(error.filename)

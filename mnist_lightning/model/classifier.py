@@ -6,9 +6,9 @@ steps the optimizer for each but the last, which it leaves to Lightning. Every s
 would have taken: the same batch, the same order, the same bits.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -21,18 +21,18 @@ from mnist_lightning.data.format import CLASSES, SIDE
 from mnist_lightning.errors import UserError
 from mnist_lightning.model.base import LOSSES, BaseClassifier, Loss, LossName, accuracy
 from mnist_lightning.model.nets import Activation, NetName, build, sizes
-from mnist_lightning.model.schedule import OptimizerName, ScheduleName, build_optimizer, build_schedule
+from mnist_lightning.model.schedule import (
+    OPTIMIZER_BOUNDS,
+    Bound,
+    OptimizerName,
+    ScheduleName,
+    build_optimizer,
+    build_schedule,
+)
+from mnist_lightning.traced import StepTracer
 
-# Options, what must hold of them, and how an error says so
-BOUNDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("lr", lambda o: o["lr"] > 0, "above 0"),
-    ("weight_decay", lambda o: o["weight_decay"] >= 0, "at least 0"),
-    ("betas", lambda o: len(o["betas"]) == 2 and all(0 <= beta < 1 for beta in o["betas"]), "two shares below 1"),
-    ("momentum", lambda o: 0 <= o["momentum"] < 1, "from 0 to below 1"),
-    ("nesterov", lambda o: not o["nesterov"] or o["momentum"] > 0, "false without a momentum"),
-    ("step_size", lambda o: o["step_size"] >= 1, "at least 1"),
-    ("gamma", lambda o: 0 < o["gamma"] <= 1, "above 0 and at most 1"),
-    ("warmup_epochs", lambda o: o["warmup_epochs"] >= 0, "at least 0"),
+BOUNDS: tuple[Bound, ...] = (
+    *OPTIMIZER_BOUNDS,
     ("ink_width", lambda o: 0 <= o["ink_width"] <= SIDE, f"from 0 to {SIDE}"),
     ("label_smoothing", lambda o: 0 <= o["label_smoothing"] < 1, "from 0 to below 1"),
     ("label_smoothing", lambda o: not o["label_smoothing"] or o["loss"] == "cross_entropy", "0 for mse"),
@@ -78,6 +78,7 @@ class MNISTClassifier(BaseClassifier):
         step_size: Epochs between two changes of the learning rate.
         gamma: What the learning rate is multiplied by.
         warmup_epochs: Epochs in which cosine's learning rate rises to lr first.
+        trace: Whether steps run from a trace, without autograd: faster, and the same bits; auto where that can be.
 
     Raises:
         UserError: A value that cannot be.
@@ -105,16 +106,18 @@ class MNISTClassifier(BaseClassifier):
         step_size: int = 10,
         gamma: float = 0.1,
         warmup_epochs: int = 0,
+        trace: bool | Literal["auto"] = "auto",
     ) -> None:
         super().__init__(loss)
         (hidden, channels), betas = sizes(net, hidden, channels), list(betas)
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore="trace")
         for name, holds, expected in BOUNDS:
             if not holds(self.hparams):
                 raise UserError(f"expected {name} to be {expected}, got {self.hparams[name]}; change --model.{name}")
         layers = {"hidden": hidden, "channels": channels, "activation": activation, "dropout": dropout}
         self.net = build(net, deslant, ink_width, **layers, input_dropout=input_dropout or None)
         smoothing = {"label_smoothing": label_smoothing} if label_smoothing else {}
+        self.trace = trace
         self.loss = partial(LOSSES[loss], reduction="sum", **smoothing)
         self.train_metrics = MetricCollection({"loss": MeanMetric(), "accuracy": accuracy()}, prefix="train/")
         self.train_metrics.persistent(True)  # a checkpoint from the middle of an epoch holds what it has counted
@@ -133,6 +136,10 @@ class MNISTClassifier(BaseClassifier):
         fused = not (self.trainer.gradient_clip_val and "mixed" in str(self.trainer.precision))
         optimizer = build_optimizer(self.hparams, self.parameters(), fused)
         schedule = build_schedule(self.hparams, optimizer, self.trainer)
+        clip = partial(self.clip_gradients, optimizer) if self.trainer.gradient_clip_val else None
+        as_here = type(self).forward is MNISTClassifier.forward  # or else the net is not all that gives the logits
+        tracer = StepTracer(self.net, self._mean_loss, optimizer, clip, required=self.trace is True)
+        self._tracer = tracer if self.trace and as_here else None
         return {"optimizer": optimizer, "lr_scheduler": schedule} if schedule else optimizer  # type: ignore[return-value]
 
     def on_train_start(self) -> None:
@@ -143,18 +150,26 @@ class MNISTClassifier(BaseClassifier):
         """Takes the optimizer steps of a chunk but the last, and returns the loss of that for Lightning to take."""
         *chunk, last = [batch] if batch[1].ndim == 1 else zip(*batch, strict=True)
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        traced = self._tracer.step_for(*chunk[0]) if chunk and self._tracer else None
         steps = []
         for images, labels in chunk:
-            optimizer.zero_grad()
-            step = self._forward(images, labels)
-            step.loss.backward()
-            self.clip_gradients(optimizer)
-            optimizer.step()
+            if traced:
+                loss, logits = traced(images, labels)
+                step = Step(logits, loss, len(labels), optimizer.param_groups[0]["lr"])
+            else:
+                optimizer.zero_grad()
+                step = self._forward(images, labels)
+                step.loss.backward()
+                self.clip_gradients(optimizer)
+                optimizer.step()
             self._step_schedule()
             steps.append(step.detached())
         step = self._forward(*last)
         self._record([*steps, step.detached()], batch[1])
         return step.loss
+
+    def _mean_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return self.loss(logits, labels) / len(labels)
 
     def _forward(self, images: Tensor, labels: Tensor) -> Step:
         size = float(len(labels))

@@ -1,6 +1,6 @@
 """The optimizer, and its learning rate over a run: what there is, and what each needs of the run."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import lightning.pytorch as L
@@ -13,6 +13,18 @@ from mnist_lightning.errors import UserError
 
 OptimizerName = Literal["adam", "adamw", "sgd"]
 ScheduleName = Literal["step", "plateau", "cosine", "onecycle", "none"]
+
+Bound = tuple[str, Callable[[Any], bool], str]  # an option, what must hold of the options, and how an error says so
+OPTIMIZER_BOUNDS: tuple[Bound, ...] = (
+    ("lr", lambda o: o["lr"] > 0, "above 0"),
+    ("weight_decay", lambda o: o["weight_decay"] >= 0, "at least 0"),
+    ("betas", lambda o: len(o["betas"]) == 2 and all(0 <= beta < 1 for beta in o["betas"]), "two shares below 1"),
+    ("momentum", lambda o: 0 <= o["momentum"] < 1, "from 0 to below 1"),
+    ("nesterov", lambda o: not o["nesterov"] or o["momentum"] > 0, "false without a momentum"),
+    ("step_size", lambda o: o["step_size"] >= 1, "at least 1"),
+    ("gamma", lambda o: 0 < o["gamma"] <= 1, "above 0 and at most 1"),
+    ("warmup_epochs", lambda o: o["warmup_epochs"] >= 0, "at least 0"),
+)
 
 
 def build_optimizer(options: Mapping[str, Any], parameters: Iterable[nn.Parameter], fused: bool) -> Optimizer:

@@ -87,6 +87,10 @@ class StepsPerExecution(L.Callback):
             raise UserError(f"expected --steps_per_execution auto or 1, as {self.reason}; got {self.steps}")
         automatic = 1 if self.reason else max(1, IMAGES // data.hparams["batch_size"])
         data.steps_per_execution = automatic if self.steps == "auto" else self.steps
+        if getattr(pl_module, "trace", None) is True:
+            single = "steps come singly" if data.steps_per_execution == 1 else None
+            if reason := self.reason or single or _overrides(pl_module, MNISTClassifier, ("forward",)):
+                raise UserError(f"expected --model.trace auto or false, as {reason}; got true")
         callbacks = _callbacks(trainer)  # first in line, so that the others find num_training_batches set
         callbacks.insert(0, callbacks.pop(callbacks.index(self)))
 
