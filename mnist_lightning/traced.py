@@ -56,12 +56,7 @@ def trace_step(
         UntraceableError: Somebody looks at gradients or at layers, or the net can't be traced.
     """
     parameters: list[Tensor] = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    if any(_hooks(net)):
-        raise UntraceableError("expected no hooks on modules and parameters, which a traced step cannot call")
-    if torch.is_autocast_enabled(inputs.device.type):
-        raise UntraceableError("expected no mixed precision, which a traced step cannot follow")
-    if torch.is_anomaly_enabled():
-        raise UntraceableError("expected no detection of anomalies, which watches autograd")
+    _refuse_watchers(net, inputs.device)
     try:
         gradients = _trace(net, loss, inputs, targets)
     except Exception as error:  # whatever a net may do that can't be recorded
@@ -81,6 +76,15 @@ def trace_step(
         return value, outputs
 
     return step
+
+
+def _refuse_watchers(net: nn.Module, device: torch.device) -> None:
+    if any(_hooks(net)):
+        raise UntraceableError("expected no hooks on modules and parameters, which a traced step cannot call")
+    if torch.is_autocast_enabled(device.type):
+        raise UntraceableError("expected no mixed precision, which a traced step cannot follow")
+    if torch.is_anomaly_enabled():
+        raise UntraceableError("expected no detection of anomalies, which watches autograd")
 
 
 class StepTracer:

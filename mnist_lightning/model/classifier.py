@@ -116,8 +116,7 @@ class MNISTClassifier(BaseClassifier):
                 raise UserError(f"expected {name} to be {expected}, got {self.hparams[name]}; change --model.{name}")
         layers = {"hidden": hidden, "channels": channels, "activation": activation, "dropout": dropout}
         self.net = build(net, deslant, ink_width, **layers, input_dropout=input_dropout or None)
-        smoothing = {"label_smoothing": label_smoothing} if label_smoothing else {}
-        self.trace = trace
+        self.trace, smoothing = trace, {"label_smoothing": label_smoothing} if label_smoothing else {}
         self.loss = partial(LOSSES[loss], reduction="sum", **smoothing)
         self.train_metrics = MetricCollection({"loss": MeanMetric(), "accuracy": accuracy()}, prefix="train/")
         self.train_metrics.persistent(True)  # a checkpoint from the middle of an epoch holds what it has counted
@@ -128,8 +127,7 @@ class MNISTClassifier(BaseClassifier):
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps float32 images (batch, 1, 28, 28) in [0, 1] to logits (batch, 10)."""
-        logits: Tensor = self.net(images)
-        return logits
+        return self.net(images)  # type: ignore[no-any-return]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         # Lightning cannot clip the gradients of a fused optimizer in mixed precision

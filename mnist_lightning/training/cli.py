@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from lightning.pytorch import Trainer
@@ -13,7 +13,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from torch import Tensor
 
 from mnist_lightning.console.messages import class_errors, trainer_errors
-from mnist_lightning.console.parser import HelpAll, Parser, Seed
+from mnist_lightning.console.parser import Parser, Seed
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
 from mnist_lightning.model.base import BaseClassifier
@@ -23,9 +23,9 @@ from mnist_lightning.model.nets import sizes
 from mnist_lightning.training.callbacks import MovingAverage, RunHeader, RunRecord, RunTimer, StepProgressBar
 from mnist_lightning.training.checkpointing import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, Stopped
 from mnist_lightning.training.chunks import StepsPerExecution
+from mnist_lightning.training.options import add_run_options
 from mnist_lightning.training.resuming import RESUMABLE, CheckedStates, check_resumable, one_line_until_it_trains
 from mnist_lightning.training.run_folder import LAST, config_of, last_checkpoint, resumes_its_run, run_logger, run_of
-from mnist_lightning.training.tensorboard import TensorBoardPlots
 
 LOG_EVERY = 10  # steps: 258 points for three epochs of MNIST
 
@@ -66,38 +66,7 @@ class MNISTCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         assert isinstance(parser, Parser)
-        parser.add_argument("--help_all", action=HelpAll, help="Show every option, the Trainer's forty too, and exit.")
-        parser.add_short_flag("accelerator", "Where to train: cpu, gpu, or auto for the best there is.")
-        parser.add_short_flag("devices", "How many of them, or which: 2, [0,3], auto.")
-        parser.add_short_flag("max_epochs", "Passes through the training images.")
-        parser.add_argument(
-            "--ckpt_path", type=str | None, help="Checkpoint to resume from; last: this experiment's newest, if any."
-        )
-        parser.add_argument(
-            "--steps_per_execution",
-            type=int | Literal["auto"],
-            default="auto",
-            help="Optimizer steps in each call of training_step: a number, or auto for as many as nobody notices. "
-            "Changes the speed, never the result.",
-        )
-        help = "Draw how the loss changes with the learning rate, say which one it suggests, and exit."
-        parser.add_argument("--find_lr", action="store_true", help=help)
-        parser.add_argument("--name", type=str | None, help="Name of the run's folder; version_0, 1, ... by default.")
-        parser.add_argument(
-            "--early_stopping.patience",
-            type=int | None,
-            help="Epochs without a better validation loss before training stops; by default it does not.",
-        )
-        help = "What counts as better, at the least."
-        parser.add_argument("--early_stopping.min_delta", type=float, default=0.0, help=help)
-        parser.add_argument(
-            "--ema_decay",
-            type=float | None,
-            help="Share of a moving average of the weights that stays at each optimizer step, such as 0.999; "
-            "validation, checkpoints and the test are then of the average.",
-        )
-        parser.add_class_arguments(LastCheckpoint, "checkpoint")
-        parser.add_class_arguments(TensorBoardPlots, "plots")
+        add_run_options(parser)
 
     def before_instantiate_classes(self) -> None:
         model = self.config.model  # a run's config.yaml says the sizes that its net has
