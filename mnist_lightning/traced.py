@@ -57,11 +57,7 @@ def trace_step(
     """
     parameters: list[Tensor] = [parameter for parameter in net.parameters() if parameter.requires_grad]
     _refuse_watchers(net, inputs.device)
-    try:
-        gradients = _trace(net, loss, inputs, targets)
-    except Exception as error:  # whatever a net may do that can't be recorded
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UntraceableError(f"expected a step that can be traced, got one that cannot: {reason}") from error
+    gradients = _trace(net, loss, inputs, targets)
     update = _update(optimizer, parameters)
     tensors = [*net.parameters(), *net.buffers()]
 
@@ -69,8 +65,7 @@ def trace_step(
     def step(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         *grads, value, outputs = gradients(*tensors, inputs, targets)
         if change_gradients:
-            for parameter, grad in zip(parameters, grads, strict=True):
-                parameter.grad = grad
+            _give(parameters, grads)
             change_gradients()
         update(grads)
         return value, outputs
@@ -172,10 +167,19 @@ def _trace(
 
     parameters = [p.detach().clone().requires_grad_(p.requires_grad) for p in net.parameters()]
     buffers = [buffer.clone() for buffer in net.buffers()]
-    with torch.random.fork_rng([inputs.device] if inputs.is_cuda else []), torch.enable_grad():
-        module = make_fx(step)(*parameters, *buffers, inputs, targets)
+    try:
+        with torch.random.fork_rng([inputs.device] if inputs.is_cuda else []), torch.enable_grad():
+            module = make_fx(step)(*parameters, *buffers, inputs, targets)
+    except Exception as error:  # whatever a net may do that can't be recorded
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UntraceableError(f"expected a step that can be traced, got one that cannot: {reason}") from error
+    return _straight(module)
+
+
+def _straight(module: fx.GraphModule) -> Callable[..., tuple[Tensor, ...]]:
+    """Takes from a trace what only autograd needed, and returns the function that it is."""
     module.graph.set_codegen(fx.graph.CodeGen())  # plain arguments: no pytree in each call
-    for node in module.graph.nodes:  # what only autograd needed
+    for node in module.graph.nodes:
         if node.op == "call_function" and node.target is aten.detach.default:
             node.replace_all_uses_with(node.args[0])
         elif node.op == "call_function" and node.target is aten.t.default and node.args[0].target is aten.t.default:
@@ -183,6 +187,11 @@ def _trace(
     module.graph.eliminate_dead_code()
     module.recompile()
     return module.forward
+
+
+def _give(parameters: list[Tensor], grads: list[Tensor]) -> None:
+    for parameter, grad in zip(parameters, grads, strict=True):
+        parameter.grad = grad
 
 
 def _update(optimizer: Optimizer, parameters: list[Tensor]) -> Callable[[list[Tensor]], None]:
@@ -195,8 +204,7 @@ def _update(optimizer: Optimizer, parameters: list[Tensor]) -> Callable[[list[Te
         if kernel and begun and not before and not after:
             kernel(grads)
         else:
-            for parameter, grad in zip(parameters, grads, strict=True):
-                parameter.grad = grad
+            _give(parameters, grads)
             optimizer.step()
 
     return update
