@@ -1,6 +1,7 @@
 """The experiment: a LightningCLI that builds classifier, data and trainer from the command line, and runs them."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 from torch import Tensor
 
@@ -133,6 +134,7 @@ class MNISTCLI(LightningCLI):
         root = Path(self.trainer.default_root_dir if self.config.trainer.default_root_dir else "", "lightning_logs")
         path = run / LAST if run and (run / LAST).is_file() else self.config.ckpt_path
         checkpoint = self._checkpoint(path, root)
+        _begin(self.trainer.loggers)
         if self._own_logger:
             if checkpoint and resumes_its_run(checkpoint.path):
                 run = run_of(checkpoint.path)
@@ -204,6 +206,16 @@ class MNISTCLI(LightningCLI):
 
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _begin(loggers: Sequence[Logger]) -> None:
+    """Has the user's loggers begin before the run has a folder: some fail only then, for want of a login, say."""
+    for logger in loggers:
+        try:
+            logger.experiment  # noqa: B018  # what it makes then it keeps
+        except Exception as error:  # another package's
+            reason = " ".join(str(error).split())
+            raise UserError(f"{type(logger).__name__} cannot begin ({reason}); see its manual") from error
 
 
 def evaluate(

@@ -3,7 +3,7 @@
 import csv
 
 import pytest
-from helpers import scalars
+from helpers import run_script, scalars
 
 from mnist_lightning.training.cli import MNISTCLI
 
@@ -83,3 +83,11 @@ def test_wandb_offline_has_the_curves_and_the_plots_and_each_run_its_folder(data
         assert {"confusion matrix", "digits", "first layer"} <= summary.keys()
         logger.experiment.finish()
     assert len(list(here.glob("wandb/offline-run-*"))) == 2
+
+
+def test_a_logger_that_cannot_begin_is_a_line_and_leaves_no_run(dataset, tmp_path):
+    pytest.importorskip("wandb")
+    env = {"WANDB_MODE": "online", "WANDB_API_KEY": "", "NETRC": str(tmp_path / "nothing"), "WANDB_SILENT": "true"}
+    result = run_script("train.py", "--data.data_dir", dataset, "--trainer.logger=WandbLogger", cwd=tmp_path, env=env)
+    assert "error: WandbLogger cannot begin (No API key configured." in result.stderr.splitlines()[-1]
+    assert result.returncode == 2 and not (tmp_path / "lightning_logs").exists()
