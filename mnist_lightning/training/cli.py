@@ -212,7 +212,7 @@ def _begin(loggers: Sequence[Logger]) -> None:
     """Has the user's loggers begin before the run has a folder: some fail only then, for want of a login, say."""
     for logger in loggers:
         try:
-            logger.experiment  # noqa: B018  # what it makes then it keeps
+            logger.experiment  # type: ignore[attr-defined]  # noqa: B018  # what it makes then it keeps
         except Exception as error:  # another package's
             reason = " ".join(str(error).split())
             raise UserError(f"{type(logger).__name__} cannot begin ({reason}); see its manual") from error
