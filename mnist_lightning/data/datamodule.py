@@ -152,6 +152,9 @@ class MNISTDataModule(L.LightningDataModule):
     def test_dataloader(self) -> ResumableDataLoader:
         return self._loader(self.test_set, self.hparams["eval_batch_size"])
 
+    def predict_dataloader(self) -> ResumableDataLoader:
+        return self.test_dataloader()
+
     def _loader(
         self, dataset: Images, batch_size: int, sampler: type[ChunkSampler] = InOrder, **chunks: int
     ) -> ResumableDataLoader:

@@ -102,6 +102,10 @@ class BaseClassifier(L.LightningModule):
         if len(labels):  # a process's part of a last batch can be empty
             self.test_metrics.update(self(images), labels)
 
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Returns the probability of each label, float32 (batch, 10), for ``Trainer.predict``."""
+        return self(batch[0]).softmax(1)  # type: ignore[no-any-return]
+
     def on_test_epoch_end(self) -> None:
         """Leaves the results in ``test_results``: scalars, (10,) tensors, and the (10, 10) confusion matrix."""
         self.test_results: dict[str, Tensor] = self.test_metrics.compute()

@@ -4,8 +4,10 @@ import lightning.pytorch as L
 import numpy as np
 import pytest
 import torch
+from helpers import quiet_trainer, train_checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
+from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
 from mnist_lightning.model.base import LOSSES, BaseClassifier, Loss
 from mnist_lightning.model.classifier import MNISTClassifier
@@ -108,3 +110,13 @@ def test_predicting_drops_nothing_out_and_leaves_training_as_it_was():
 def test_what_is_not_digits_is_refused(images):
     with pytest.raises(UserError, match=r"expected uint8 images of shape \(N, 28, 28\), got "):
         MNISTClassifier(hidden=[]).predict(images)
+
+
+def test_a_trainer_predicts_and_loads_checkpoints_as_lightnings_manual_says(dataset, tmp_path):
+    data = MNISTDataModule(str(dataset))
+    path = train_checkpoint(tmp_path / "one.ckpt", dataset)
+    model = MNISTClassifier.load_from_checkpoint(path, weights_only=True)
+    probabilities = torch.cat(quiet_trainer().predict(model, data))
+    expected = model.predict(data.test_set.tensors[0].numpy())[1]
+    np.testing.assert_allclose(probabilities.numpy(), expected, rtol=1e-5, atol=1e-7)
+    assert MNISTDataModule.load_from_checkpoint(path, weights_only=True).hparams == data.hparams
