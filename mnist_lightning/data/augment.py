@@ -8,7 +8,7 @@ product makes the field of both, and one ``grid_sample`` reads it.
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -68,17 +68,17 @@ class Distortion:
         return not any((self.rotation, self.scale, self.shear, self.shift, self.elastic))
 
     def draw(self, count: int, generator: Generator) -> Tensor:
-        """Draws the random numbers for a batch: float32 (count, 206), on the generator's device."""
-        options: dict[str, Any] = {"generator": generator, "device": generator.device}
-        affine = torch.rand(count, AFFINE, **options) * 2 - 1
-        elastic = torch.randn(count, 2 * NOISE**2 if self.elastic else 0, **options)
+        """Draws the random numbers for a batch: float32 (count, 206), on the CPU, so that they are every device's."""
+        affine = torch.rand(count, AFFINE, generator=generator) * 2 - 1
+        elastic = torch.randn(count, 2 * NOISE**2 if self.elastic else 0, generator=generator)
         return torch.cat([affine, elastic], 1)
 
     def __call__(self, images: Tensor, drawn: Tensor) -> Tensor:
         """Distorts float images (N, 1, 28, 28), each by its row of what :meth:`draw` drew. What moves in is black."""
-        basis = _basis(self.smoothness).to(images)
-        field = basis @ self._coefficients(drawn.to(images)) @ basis.T
-        return F.grid_sample(images, field.permute(0, 2, 3, 1), align_corners=False)
+        exact = torch.promote_types(images.dtype, torch.float32)  # bfloat16 knows places to a twentieth of a pixel
+        basis = _basis(self.smoothness, exact, images.device)
+        field = basis @ self._coefficients(drawn.to(images.device, exact, non_blocking=True)) @ basis.T
+        return F.grid_sample(images.to(exact), field.permute(0, 2, 3, 1), align_corners=False).to(images.dtype)
 
     def _coefficients(self, drawn: Tensor) -> Tensor:
         """The matrices C, (N, 2, 12, 12): where x, and y, come from, as coefficients of B's columns down and across."""
@@ -97,11 +97,12 @@ class Distortion:
         return c
 
 
-def _basis(smoothness: float) -> Tensor:
-    """B, float32 (28, 12): 10 Gaussians along an axis, with squares that sum to 1 at each pixel; 1; the coordinate."""
+@cache
+def _basis(smoothness: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """B, (28, 12): 10 Gaussians along an axis, with squares that sum to 1 at each pixel; 1; the coordinate."""
     pixels = torch.arange(SIDE)
     centres = torch.linspace(-MARGIN, SIDE - 1 + MARGIN, NOISE)
     gaussians = torch.exp(-(((pixels[:, None] - centres) / smoothness) ** 2) / 2)
     coordinate = (2 * pixels + 1) / SIDE - 1
     columns = gaussians / gaussians.norm(dim=1, keepdim=True), torch.ones(SIDE, 1), coordinate[:, None]
-    return torch.cat(columns, 1)
+    return torch.cat(columns, 1).to(device, dtype)

@@ -92,6 +92,7 @@ class MNISTDataModule(L.LightningDataModule):
         self.steps_per_execution = 1  # what training/ sets to train faster, and where chunks have to end besides
         self.cut_every = 0
         self._prepared = False
+        self._copies: dict[tuple[Images, torch.device], tuple[Images, torch.device]] = {}
 
     def prepare_data(self) -> None:
         if not self._prepared:  # the Trainer calls this for fit and again for test; one warning is enough
@@ -159,10 +160,23 @@ class MNISTDataModule(L.LightningDataModule):
         self, dataset: Images, batch_size: int, sampler: type[ChunkSampler] = InOrder, **chunks: int
     ) -> ResumableDataLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        batches = sampler(len(dataset), batch_size, rank=rank, world_size=world_size, **chunks)
+        dataset, device = self._placed(dataset)
+        batches = sampler(len(dataset), batch_size, rank=rank, world_size=world_size, device=device, **chunks)
         # The sampler's batches index the tensors directly: nothing to collate, and nothing for a worker to do. The
         # generator is the loader's own, so that starting an epoch draws nothing from the generator dropout uses.
         return ResumableDataLoader(dataset, batch_size=None, sampler=batches, generator=torch.Generator())
+
+    def _placed(self, dataset: Images) -> tuple[Images, torch.device]:
+        """Returns a dataset, copied once to the Trainer's device if it fits there, and the device that it is on."""
+        cpu = torch.device("cpu")
+        device = self.trainer.strategy.root_device if self.trainer else cpu
+        if device.type != "cpu" and (dataset, device) not in self._copies:
+            tensors = dataset[torch.arange(len(dataset))]
+            memory = getattr(torch.get_device_module(device), "mem_get_info", None)  # MPS shares the CPU's
+            fits = memory is None or 2 * sum(tensor.nbytes for tensor in tensors) <= memory(device)[0]
+            placed = (ImageDataset(*(tensor.to(device) for tensor in tensors)), device) if fits else (dataset, cpu)
+            self._copies[dataset, device] = placed
+        return self._copies.get((dataset, device), (dataset, cpu))
 
     @property
     def train_sampler(self) -> ChunkSampler:
@@ -196,7 +210,7 @@ class MNISTDataModule(L.LightningDataModule):
         batch_size: int = self.hparams["batch_size"]
         steps = images.shape[:-4].numel()
         drawn = [
-            self.distortion.draw(batch_size, seeded(sampler.seed, sampler.epoch, step, device=images.device))
+            self.distortion.draw(batch_size, seeded(sampler.seed, sampler.epoch, step))
             for step in range(sampler.position - steps, sampler.position)
         ]
         local = torch.stack(drawn)[:, sampler.rank :: sampler.world_size][:, : images.shape[-4]]

@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 from mnist_lightning.errors import UserError
 
 
-def seeded(*numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
+def seeded(*numbers: int) -> torch.Generator:
     """Returns a random generator that is a function of all the numbers, such as (seed, epoch)."""
     # SeedSequence mixes them, so that (seed 0, epoch 1) and (seed 1, epoch 0) have nothing in common.
     (mixed,) = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
-    return torch.Generator(device).manual_seed(int(mixed))
+    return torch.Generator().manual_seed(int(mixed))
 
 
 class ChunkSampler(DistributedSampler[Tensor]):  # the one kind that Lightning leaves alone with several processes
@@ -37,6 +37,7 @@ class ChunkSampler(DistributedSampler[Tensor]):  # the one kind that Lightning l
         rank: Which of the processes this is: it gets every ``world_size``-th index of each batch.
         world_size: How many processes there are.
         cut_every: Ends a chunk after every so many batches of an epoch, besides; 0 does not.
+        device: Where the indices shall be. The order is drawn on the CPU, and copied once an epoch.
     """
 
     def __init__(
@@ -48,9 +49,10 @@ class ChunkSampler(DistributedSampler[Tensor]):  # the one kind that Lightning l
         rank: int = 0,
         world_size: int = 1,
         cut_every: int = 0,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.num_samples, self.batch_size, self.steps, self.seed = num_samples, batch_size, steps, seed
-        self.rank, self.world_size, self.cut_every = rank, world_size, cut_every
+        self.rank, self.world_size, self.cut_every, self.device = rank, world_size, cut_every, device
         self.epoch = self.position = self._start = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -74,7 +76,7 @@ class ChunkSampler(DistributedSampler[Tensor]):  # the one kind that Lightning l
         return torch.randperm(self.num_samples, generator=seeded(self.seed, self.epoch))
 
     def __iter__(self) -> Iterator[Tensor]:
-        order, start, self._start = self.order(), self._start, 0
+        order, start, self._start = self.order().to(self.device), self._start, 0
         for begin, end in pairwise(self.cuts):
             if begin >= start:
                 chunk = order[begin * self.batch_size : end * self.batch_size]
