@@ -5,7 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
+
+# Of a run's folder: how far it is, for who does not want to open a checkpoint; and what is locked while it trains
+RUN_RECORD = "training.json"
+RUN_LOCK = ".lock"
 
 
 @contextmanager
@@ -55,6 +59,16 @@ def atomic_folder(target: Path) -> Iterator[Path]:
                 path.replace(target / path.name)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def is_locked(path: Path) -> bool:
+    """Tells whether a process that lives holds the lock of a file."""
+    try:
+        if path.exists():
+            FileLock(path, blocking=False).acquire().lock.release()
+    except Timeout:
+        return True
+    return False
 
 
 def beside(folder: Path, pattern: str) -> Path:

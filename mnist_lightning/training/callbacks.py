@@ -1,23 +1,15 @@
-"""What hangs on a run: the lines it begins with, the record of its options and its machine, and the progress bar."""
+"""What hangs on a run: the lines it begins with, its clock, the average of its weights, and the progress bar."""
 
-import json
-import platform
-import subprocess
 import sys
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
-import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ProgressBar, Timer
-from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 from tqdm import tqdm
 
 from mnist_lightning.data.datamodule import data_of
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import atomic_write
 from mnist_lightning.training.chunks import StepsPerExecution
 
 
@@ -82,55 +74,6 @@ class MovingAverage(EMAWeightAveraging):
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == TrainerFn.FITTING:  # a test is of the average, where the base class loads the weights
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
-
-
-class RunRecord(SaveConfigCallback):
-    """Writes ``config.yaml``, every option of the run, and ``environment.json``, what else its numbers depend on.
-
-    Both when the first training step is taken: a checkpoint that cannot be resumed from leaves those of its run alone.
-    """
-
-    works_with_chunks = True
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """The base class would write here, before it is known that the checkpoint can be resumed from."""
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Gathers what takes time before the clock runs."""
-        self._environment = _environment(trainer, pl_module)
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if not self.already_saved:
-            self.already_saved = True
-            log_dir = trainer.log_dir  # asks all processes
-            if trainer.is_global_zero and trainer.loggers and log_dir:
-                Path(log_dir).mkdir(parents=True, exist_ok=True)
-                atomic_write(Path(log_dir, "config.yaml"), self.parser.dump(self.config, skip_none=False))
-                atomic_write(Path(log_dir, "environment.json"), json.dumps(self._environment, indent=2) + "\n")
-
-
-def _environment(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-    data, device = data_of(trainer), pl_module.device
-    return {
-        "python": platform.python_version(),
-        **{package: version(package) for package in ("torch", "lightning", "torchmetrics", "numpy")},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
-        "threads": torch.get_num_threads(),
-        "processes": trainer.world_size,
-        "seed": torch.initial_seed(),
-        "dataset": data.dataset_name,
-        "dataset_sha256": data.sha256,
-        "git_commit": _git_commit(),
-    }
-
-
-def _git_commit() -> str | None:
-    """Returns the commit of this code, with a plus sign when files were changed since, or None outside of git."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
-    try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 class StepProgressBar(ProgressBar):

@@ -21,12 +21,21 @@ from mnist_lightning.model.base import BaseClassifier
 from mnist_lightning.model.checkpoint import Checkpoint, read_checkpoint
 from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.model.nets import sizes
-from mnist_lightning.training.callbacks import MovingAverage, RunHeader, RunRecord, RunTimer, StepProgressBar
+from mnist_lightning.training.callbacks import MovingAverage, RunHeader, RunTimer, StepProgressBar
 from mnist_lightning.training.checkpointing import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, Stopped
 from mnist_lightning.training.chunks import StepsPerExecution
 from mnist_lightning.training.options import add_run_options
 from mnist_lightning.training.resuming import RESUMABLE, CheckedStates, check_resumable, one_line_until_it_trains
-from mnist_lightning.training.run_folder import LAST, config_of, last_checkpoint, resumes_its_run, run_logger, run_of
+from mnist_lightning.training.run_folder import (
+    LAST,
+    RunRecord,
+    config_of,
+    last_checkpoint,
+    progress,
+    resumes_its_run,
+    run_logger,
+    run_of,
+)
 
 LOG_EVERY = 10  # steps: 258 points for three epochs of MNIST
 
@@ -104,7 +113,7 @@ class MNISTCLI(LightningCLI):
         """What hangs on each run, besides what the user asks for."""
         saves = config.enable_checkpointing is not False and not (config.fast_dev_run or config.barebones)
         validates = self.datamodule.hparams["val_size"] > 0 and config.limit_val_batches != 0
-        self._timer, plots = RunTimer(config.max_time), self.config_init.plots
+        plots = self.config_init.plots
         patience, delta = self.config_init.early_stopping.patience, self.config_init.early_stopping.min_delta
         has_bar = any(isinstance(each, ProgressBar) for each in _as_list(config.callbacks))
         return [
@@ -112,7 +121,7 @@ class MNISTCLI(LightningCLI):
             *([EarlyStopping("val/loss", delta, patience)] if patience is not None else []),
             CheckedStates(),
             RunHeader(),
-            self._timer,
+            RunTimer(config.max_time),
             *([plots] if plots.every_n_epochs else []),
             *([] if config.enable_progress_bar is False or config.barebones or has_bar else [StepProgressBar()]),
             *([BestCheckpoint()] if saves and validates else []),
@@ -163,12 +172,7 @@ class MNISTCLI(LightningCLI):
     @property
     def training(self) -> dict[str, Any]:
         """How large the net is, how long it was trained, and the seconds that took, validation among them."""
-        return {
-            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "epochs": self.trainer.current_epoch,
-            "optimizer_steps": self.trainer.global_step,
-            "seconds": self._timer.time_elapsed(),
-        }
+        return progress(self.trainer, self.model)
 
     def _checkpoint(self, path: str | Path | None, root: Path) -> Checkpoint | None:
         """Finds and checks what ``--ckpt_path`` names: a file, or ``last``."""

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR,
 from mnist_lightning.errors import UserError
 from mnist_lightning.model.checkpoint import Checkpoint
 from mnist_lightning.model.schedule import epochs, total_steps
-from mnist_lightning.training.callbacks import RunRecord
+from mnist_lightning.training.run_folder import RunRecord
 
 # Parts that a checkpoint needs to be resumed from, and their types
 RESUMABLE = {

@@ -1,16 +1,28 @@
-"""The folders of the runs: a new one for each, and the one that an interrupted run is resumed in."""
+"""The folders of the runs: a new one for each, the one that an interrupted run is resumed in, and their records."""
 
-from collections.abc import Mapping
+import json
+import math
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as L
+import torch
 import yaml
+from filelock import FileLock, Timeout
+from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+from mnist_lightning.data.datamodule import data_of
 from mnist_lightning.errors import UserError
+from mnist_lightning.files import RUN_LOCK, RUN_RECORD, atomic_write
 from mnist_lightning.model.checkpoint import Checkpoint
+from mnist_lightning.training.callbacks import RunTimer
 
 LAST = Path("checkpoints", "last.ckpt")
 # What makes two runs the same experiment; the rest is where it runs, for how long, and what it keeps.
@@ -106,3 +118,104 @@ def _identity(config: Mapping[str, Any]) -> list[Any]:
 
 def _epochs(config: Mapping[str, Any]) -> Any:
     return config.get("trainer", {}).get("max_epochs")
+
+
+def progress(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+    """How large the net is, how long it was trained, and the seconds that took, validation among them."""
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set, but not declared
+    return {
+        "parameters": sum(parameter.numel() for parameter in pl_module.parameters()),
+        "epochs": trainer.current_epoch,
+        "optimizer_steps": trainer.global_step,
+        "seconds": next(each.time_elapsed() for each in callbacks if isinstance(each, RunTimer)),
+    }
+
+
+class RunRecord(SaveConfigCallback):
+    """Writes ``config.yaml``, every option of the run, and ``environment.json``, what else its numbers depend on.
+
+    Both when the first training step is taken: a checkpoint that cannot be resumed from leaves those of its run alone.
+    Then ``training.json``, how far the run is and how it went, after each epoch; and ``.lock`` is locked while it runs.
+
+    Raises:
+        UserError: Another process trains this run.
+    """
+
+    works_with_chunks = True
+    _run: Path | None = None  # its folder, once it trains; in the first process only
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """The base class would write here, before it is known that the checkpoint can be resumed from."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Gathers what takes time before the clock runs."""
+        self._environment = _environment(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+        if not self.already_saved:
+            self.already_saved = True
+            log_dir = trainer.log_dir  # asks all processes
+            if trainer.is_global_zero and trainer.loggers and log_dir:
+                Path(log_dir).mkdir(parents=True, exist_ok=True)
+                self._lock, self._run = locked(Path(log_dir)), Path(log_dir)
+                atomic_write(self._run / "config.yaml", self.parser.dump(self.config, skip_none=False))
+                atomic_write(self._run / "environment.json", json.dumps(self._environment, indent=2) + "\n")
+                self._write(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self._write(trainer, pl_module)  # not at the end of the one before: the module logs its own last
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self._write(trainer, pl_module, finished=True)
+        self._release()
+
+    def on_exception(self, *_: Any) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        if self._run:
+            self._lock.release()
+
+    def _write(self, trainer: L.Trainer, pl_module: Any, finished: bool = False) -> None:
+        if self._run:
+            record = {**progress(trainer, pl_module), "finished": finished, "history": _finite(pl_module.history)}
+            atomic_write(self._run / RUN_RECORD, json.dumps(record) + "\n")
+
+
+def locked(run: Path) -> FileLock:
+    """Locks a run's folder; the system lets go of it, however the process ends."""
+    lock = FileLock(run / RUN_LOCK)
+    try:
+        lock.acquire(timeout=5)  # who looks whether it is locked holds it for a moment
+    except Timeout as error:
+        raise UserError(f"{run}: expected a run that has ended, but another process trains it; wait for it") from error
+    return lock
+
+
+def _finite(history: Mapping[str, Sequence[tuple[int, float]]]) -> dict[str, Any]:
+    """A module's history as JSON can hold it, which has no NaN."""
+    return {name: [(x, y if math.isfinite(y) else None) for x, y in points] for name, points in history.items()}
+
+
+def _environment(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+    data, device = data_of(trainer), pl_module.device
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("torch", "lightning", "torchmetrics", "numpy")},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "processes": trainer.world_size,
+        "seed": torch.initial_seed(),
+        "dataset": data.dataset_name,
+        "dataset_sha256": data.sha256,
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    """Returns the commit of this code, with a plus sign when files were changed since, or None outside of git."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
