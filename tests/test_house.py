@@ -13,8 +13,9 @@ import pytest
 from helpers import ROOT, train_checkpoint
 
 LIBRARY = ROOT / "mnist_lightning"
-WINGS = ("mnist_lightning/handwriting", "mnist_lightning/deploy", "tests/handwriting", "tests/deploy")
-WINGS += tuple(f"scripts/{name}.py" for name in ("predict", "demo", "export"))
+ROOMS = ("handwriting", "deploy", "sweeps")  # that can be torn off
+WINGS = tuple(f"{place}/{room}" for place in ("mnist_lightning", "tests") for room in ROOMS)
+WINGS += tuple(f"scripts/{name}.py" for name in ("predict", "demo", "export", "compare"))
 
 
 def run(*command, cwd, **env):
@@ -50,7 +51,7 @@ def test_the_wings_can_be_torn_off(tmp_path):
     for wing in map(tmp_path.joinpath, WINGS):
         shutil.rmtree(wing) if wing.is_dir() else wing.unlink()
     modules = sorted(tmp_path.glob("mnist_lightning/**/*.py"))
-    for wing in ("handwriting", "deploy"):  # or an editable install of the project would give its own
+    for wing in ROOMS:  # or an editable install of the project would give its own
         (tmp_path / f"mnist_lightning/{wing}.py").write_text("raise ImportError('it was torn off')")
     names = [".".join(path.relative_to(tmp_path).with_suffix("").parts) for path in modules]
     env = {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}

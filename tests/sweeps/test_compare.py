@@ -1,0 +1,143 @@
+"""Runs side by side: which are best, in what they differ, what they reached, and which are not done."""
+
+import csv
+import io
+import json
+import shutil
+import sys
+import time
+from subprocess import run as call
+
+import lightning.pytorch as L
+import pytest
+from filelock import FileLock
+from helpers import ROOT, ok, refused, run_script
+
+from mnist_lightning.files import RUN_LOCK, RUN_RECORD
+from mnist_lightning.reporting import report
+from mnist_lightning.sweeps import compare
+from mnist_lightning.training.cli import MNISTCLI
+
+pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+
+
+class Breaks(L.Callback):
+    def on_validation_end(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            raise RuntimeError("somebody pulled the plug")
+
+
+@pytest.fixture(scope="module")
+def runs(dataset, tmp_path_factory):
+    """Three runs: a tested one, one of another width that was not tested, and one that broke in its second epoch."""
+    root = tmp_path_factory.mktemp("runs")
+
+    def train(name, *options):
+        off = ("--trainer.enable_progress_bar=false", "--plots.every_n_epochs=0", "--accelerator=cpu", "--max_epochs=2")
+        cli = MNISTCLI([f"--data.data_dir={dataset}", *off, *options])
+        cli.trainer.callbacks += [Breaks()] * (name == "broken")
+        cli.fit(root / name)
+        return cli
+
+    cli = train("tested", "--model.lr=0.01")
+    tested = report.metrics(cli.test(), "digits", "-")
+    report.write_json(tested, root / "tested" / "test")
+    train("wide", "--model.hidden=[256]", "--model.lr=0.0001")
+    with pytest.raises(RuntimeError, match="plug"):
+        train("broken", "--model.hidden=[8]", "--model.lr=1e-5")
+    return root
+
+
+def test_runs_are_best_first_by_their_best_validated_epoch_and_show_what_they_reached(runs):
+    found = compare.find([runs])
+    assert [run.folder.name for run in found] == ["tested", "wide", "broken"]
+    for run in found:
+        history = json.loads((run.folder / RUN_RECORD).read_text())["history"]
+        best = max(history["val/accuracy"], key=lambda point: point[1])
+        assert [run.figures["val_accuracy"], best[0]] == [best[1], history["val/accuracy"].index(best) + 1]
+        assert run.figures["val_loss"] == history["val/loss"][best[0] - 1][1]
+    tested, wide, _ = found
+    metrics = json.loads((runs / "tested/test/metrics.json").read_text())
+    assert (tested.figures["test_accuracy"], tested.figures["test_loss"]) == (metrics["accuracy"], metrics["loss"])
+    assert (wide.figures["test_accuracy"], wide.figures["parameters"]) == (None, 785 * 256 + 257 * 10)
+    assert [run.figures["epochs"] for run in found] == [2, 2, 1]
+    assert tested.figures["seconds"] > 0
+    assert [run.state for run in found] == ["finished", "finished", "stopped"]
+
+
+def test_only_options_in_which_they_differ_are_shown_and_none_that_changes_no_result(runs, tmp_path):
+    assert compare.differing(compare.find([runs])) == ["model.hidden", "model.lr"]
+    shutil.copytree(runs / "tested", tmp_path / "again")
+    config = tmp_path / "again/config.yaml"
+    config.write_text(
+        config.read_text().replace("every_n_epochs: 0", "every_n_epochs: 3").replace("momentum: 0.9\n", "")
+    )
+    assert compare.differing(compare.find([runs / "tested", tmp_path])) == []
+
+
+def test_a_run_is_running_while_its_process_trains_it(runs, tmp_path):
+    shutil.copytree(runs / "broken", tmp_path / "run")
+    with FileLock(tmp_path / "run" / RUN_LOCK):
+        assert [run.state for run in compare.find([tmp_path])] == ["running"]
+    assert [run.state for run in compare.find([tmp_path])] == ["stopped"]
+
+
+def test_a_run_holds_its_lock_while_it_trains_and_not_after(dataset, tmp_path):
+    states = []
+
+    class Looks(L.Callback):
+        def on_train_epoch_end(self, *_):
+            states.append(compare.read(tmp_path / "run").state)
+
+    options = ("--trainer.enable_progress_bar=false", "--plots.every_n_epochs=0", "--accelerator=cpu", "--max_epochs=2")
+    cli = MNISTCLI([f"--data.data_dir={dataset}", *options])
+    cli.trainer.callbacks.append(Looks())
+    cli.fit(tmp_path / "run")
+    assert [*states, compare.read(tmp_path / "run").state] == ["running", "running", "finished"]
+
+
+def test_the_table_csv_and_json_say_the_same(runs):
+    (head, *lines), found = compare.table(compare.find([runs])).splitlines(), compare.find([runs])
+    assert head.split()[:3] == ["run", "hidden", "lr"]
+    assert [line.split()[:3] for line in lines] == [
+        [str(runs / "tested"), "[128]", "0.01"],
+        [str(runs / "wide"), "[256]", "0.0001"],
+        [str(runs / "broken"), "[8]", "1e-05"],
+    ]
+    assert lines[2].endswith("stopped")
+    rows = compare.rows(found)
+    assert [row["options"] for row in rows][1] == {"model.hidden": [256], "model.lr": 1e-4}
+    for line, row in zip(csv.DictReader(io.StringIO(compare.as_csv(found))), rows, strict=True):
+        assert (line["run"], line["state"]) == (row["run"], row["state"])
+        assert float(line["val_accuracy"]) == row["val_accuracy"]
+        assert json.loads(line["model.hidden"]) == row["options"]["model.hidden"]
+
+
+def test_the_script_prints_the_table_and_says_in_a_line_what_it_cannot_read(runs, tmp_path):
+    assert ok(run_script("compare.py", runs, cwd=tmp_path)) == compare.table(compare.find([runs])) + "\n"
+    assert json.loads(ok(run_script("compare.py", runs, "--json", cwd=tmp_path))) == compare.rows(compare.find([runs]))
+    assert ok(run_script("compare.py", runs, "--csv", cwd=tmp_path)) == compare.as_csv(compare.find([runs]))
+    refused(run_script("compare.py", cwd=tmp_path), "lightning_logs", "give another")
+    refused(run_script("compare.py", tmp_path, cwd=tmp_path), "expected folders of runs, got none")
+    refused(run_script("compare.py", "--jsn", cwd=tmp_path), "--jsn", "see --help")
+
+
+def test_what_is_damaged_is_passed_over(runs, tmp_path):
+    shutil.copytree(runs / "tested", tmp_path / "no_record")
+    (tmp_path / "no_record" / RUN_RECORD).write_text('{"parameters": ')
+    shutil.copytree(runs / "tested", tmp_path / "no_config")
+    (tmp_path / "no_config" / "config.yaml").write_text("model: [")
+    (run,) = compare.find([tmp_path])
+    assert (run.folder.name, run.figures["val_accuracy"], run.state) == ("no_record", None, "finished")
+
+
+def test_hundreds_of_runs_are_read_in_a_moment_and_without_pytorch(runs, tmp_path):
+    for number in range(300):
+        shutil.copytree(
+            runs / "wide", tmp_path / f"run_{number}", ignore=shutil.ignore_patterns("checkpoints", "events*")
+        )
+    start = time.process_time()
+    assert len(compare.find([tmp_path])) == 300
+    assert time.process_time() - start < 2
+    code = "import sys; from mnist_lightning.sweeps import compare; print('torch' in sys.modules)"
+    assert call([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "False\n"
