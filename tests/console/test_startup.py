@@ -1,6 +1,7 @@
 """Imports without garbage collection, and with the collector and Ctrl-C as they were once they are over."""
 
 import gc
+import os
 import signal
 
 import pytest
@@ -28,3 +29,16 @@ def test_ctrl_c_ends_the_process_while_importing_and_is_caught_again_after_an_im
         assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
         raise ImportError
     assert (signal.getsignal(signal.SIGINT), gc.isenabled()) == (handler, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "turns"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+)
+def test_threads_wait_quietly_unless_the_user_says_how(given, turns, monkeypatch):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with importing():
+        assert os.environ.get("GOMP_SPINCOUNT") == turns
