@@ -5,8 +5,6 @@ import runpy
 import shutil
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from subprocess import CompletedProcess
 
@@ -14,7 +12,7 @@ import helpers
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, run_script, write_dataset
+from helpers import ROOT, Script, run_script, write_dataset
 
 from mnist_lightning.data.format import FILES
 from mnist_lightning.data.idx import read_idx, write_idx
@@ -124,15 +122,13 @@ def test_a_second_call_trains_nothing_and_says_the_same(done, digits):
 
 def test_what_was_stopped_while_it_trained_is_resumed_and_ends_the_same(done, digits, tmp_path):
     options = ("linear", "--seeds", "2", "--data_dir", digits)
-    command = [sys.executable, ROOT / "scripts" / "reproduce.py", *options, "--output", "out"]
-    process = subprocess.Popen(list(map(str, command)), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    script = Script("reproduce.py", *options, "--output", "out", cwd=tmp_path)
     run = tmp_path / "out" / "linear" / "seed_0"
-    while not (run / LAST).exists() and process.poll() is None:  # its first epoch is over
+    while not (run / LAST).exists() and script.exit_code is None:  # its first epoch is over
         time.sleep(0.001)
-    process.send_signal(signal.SIGTERM)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 143, error
-    assert b"Traceback" not in error
+    result = script.send_signal(signal.SIGTERM).result()
+    assert result.returncode == 143, result.stderr
+    assert "Traceback" not in result.stderr
     assert 0 < torch.load(run / LAST, weights_only=True)["global_step"] < 1570
     assert not (tmp_path / "out" / "results.json").exists()
     ok(reproduce(*options, cwd=tmp_path))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import ROOT, ok, refused, run_script, scalars, write_dataset
+from helpers import ROOT, Script, ok, refused, run_script, scalars, write_dataset
 from PIL import Image
 
 from mnist_lightning.data.format import FILES
@@ -21,10 +21,10 @@ from mnist_lightning.training.cli import MNISTCLI
 
 @pytest.fixture(scope="module")
 def run(dataset, tmp_path_factory):
-    """A finished run of two epochs: its working folder and what it printed."""
+    """A finished run of two epochs, from Python's start on: its working folder and what it printed."""
     cwd = tmp_path_factory.mktemp("run")
-    out = ok(run_script("train.py", "--data.data_dir", dataset, "--max_epochs", 2, "--accelerator", "cpu", cwd=cwd))
-    return cwd, out
+    options = ("--data.data_dir", dataset, "--max_epochs", 2, "--accelerator", "cpu")
+    return cwd, ok(Script("train.py", *options, cwd=cwd, real=True).result())
 
 
 def test_training_leaves_checkpoints_config_curves_and_test_metrics(run):
@@ -142,7 +142,8 @@ def test_help_is_short_and_help_all_leaves_nothing_out(tmp_path):
     ],
 )
 def test_what_cannot_be_ends_in_a_line_and_leaves_nothing(dataset, tmp_path, options, words):
-    refused(run_script("train.py", "--data.data_dir", dataset, *options, cwd=tmp_path), *words)
+    script = Script("train.py", "--data.data_dir", dataset, *options, cwd=tmp_path, real=True)
+    refused(script.result(), *words)
     assert not list(tmp_path.iterdir())
 
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import random
-import re
 import resource
 import shutil
 import signal
@@ -19,7 +18,7 @@ import lightning.pytorch as L
 import pytest
 import torch
 import yaml
-from helpers import ROOT, run_script, scalars, write_dataset
+from helpers import ROOT, Script, ok, refused, run_script, scalars, write_dataset
 
 from mnist_lightning.data.format import FILES, find
 from mnist_lightning.data.idx import read_idx
@@ -36,23 +35,21 @@ LAST = "checkpoints/last.ckpt"
 FIRST = r"epoch +1/"  # an epoch is over, and its checkpoints are written
 
 
-def start(cwd, dataset, *options, until=FIRST, **popen):
+def start(cwd, dataset, *options, until=FIRST, **how):
     """Starts a run of 35 steps to the epoch, and returns when it has printed something (or has ended)."""
-    command = [sys.executable, ROOT / "scripts" / "train.py", "--data.data_dir", dataset, *OPTIONS, *options]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "bufsize": 0}
-    process = subprocess.Popen(list(map(str, command)), cwd=cwd, **pipes, **popen)
-    printed = ""
-    while not re.search(until, printed, re.DOTALL) and (character := process.stdout.read(1)):
-        printed += character
-    return process
+    return Script("train.py", "--data.data_dir", dataset, *OPTIONS, *options, cwd=cwd, **how).wait_for(until)
 
 
-def stopped(process, signum):
-    """Sends a signal, waits for the end, and returns what was printed since."""
-    process.send_signal(signum)
-    out, error = process.communicate(timeout=60)
-    assert error == ""
-    return out
+def stopped(script, signum):
+    """Sends a signal, waits for the end, and returns the exit code and what was printed."""
+    result = script.send_signal(signum).result()
+    assert result.stderr == ""
+    return result.returncode, result.stdout
+
+
+def finished(script):
+    """Waits for the end of a run that has nothing to complain of."""
+    return ok(script.result())
 
 
 def state(run):
@@ -86,11 +83,9 @@ def assert_same_run(first, second):
 
 @pytest.fixture(scope="module")
 def whole(dataset, tmp_path_factory):
-    """The folder of a run of 80 epochs that nothing happened to."""
+    """The folder of a run of 50 epochs that nothing happened to."""
     cwd = tmp_path_factory.mktemp("whole")
-    process = start(cwd, dataset, "--max_epochs=80")
-    _, error = process.communicate(timeout=120)
-    assert (process.returncode, error) == (0, "")
+    finished(start(cwd, dataset, "--max_epochs=50"))
     return cwd / "lightning_logs" / "version_0"
 
 
@@ -101,40 +96,36 @@ def saved(cwd):
 
 @pytest.mark.slow
 def test_a_run_killed_twenty_times_ends_as_if_it_had_not_been(dataset, tmp_path, whole):
-    options = ("--max_epochs=80", "--ckpt_path=last")
+    options = ("--max_epochs=50", "--ckpt_path=last")
     moments = random.Random(0)
     reached = []
     for _ in range(20):
         before = saved(tmp_path)
-        process = start(tmp_path, dataset, *options, until="")
-        while saved(tmp_path) == before and process.poll() is None:
+        script = start(tmp_path, dataset, *options, until="")
+        while saved(tmp_path) == before and script.exit_code is None:
             time.sleep(0.001)
         time.sleep(moments.uniform(0, 0.12))
-        process.kill()
-        process.communicate(timeout=60)
-        assert process.returncode == -signal.SIGKILL, "it ended before it was killed: give it more epochs"
+        killed = script.send_signal(signal.SIGKILL).result()
+        assert killed.returncode == -signal.SIGKILL, "it ended before it was killed: give it more epochs"
         reached += [state(run)["global_step"] for run in tmp_path.glob("lightning_logs/*") if (run / LAST).exists()]
     assert len(set(reached)) > 10
     assert any(step % 35 for step in reached), "no kill left a state from the middle of an epoch"
-    process = start(tmp_path, dataset, *options)
-    _, error = process.communicate(timeout=120)
-    assert (process.returncode, error) == (0, "")
-    (finished,) = [path.parents[1] for path in tmp_path.glob("lightning_logs/*/test/metrics.json")]
-    assert_same_run(whole, finished)
+    finished(start(tmp_path, dataset, *options))
+    (run,) = [path.parents[1] for path in tmp_path.glob("lightning_logs/*/test/metrics.json")]
+    assert_same_run(whole, run)
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_run_asked_to_stop_saves_says_how_to_go_on_and_goes_on_exactly(dataset, tmp_path, whole, signum, code):
-    process = start(tmp_path, dataset, "--max_epochs=80")
+    script = start(tmp_path, dataset, "--max_epochs=50")
     time.sleep(0.3)  # well into the run, wherever that is
-    out = stopped(process, signum)
-    assert process.returncode == code
+    ended, out = stopped(script, signum)
+    assert ended == code
     run = tmp_path / "lightning_logs" / "version_0"
     assert f"stopped by {signal.Signals(signum).name} at optimizer step {state(run)['global_step']:,}" in out
     resume = out.strip().splitlines()[-1].split()
     assert resume[:2] == ["python", "scripts/train.py"]
-    result = run_script("train.py", *resume[2:], cwd=tmp_path)
-    assert (result.returncode, result.stderr) == (0, "")
+    ok(run_script("train.py", *resume[2:], cwd=tmp_path))
     assert [path.name for path in run.parent.iterdir()] == ["version_0"]
     assert_same_run(whole, run)
 
@@ -160,22 +151,21 @@ cli.fit()
 
 
 def test_a_second_ctrl_c_ends_at_once_and_leaves_whole_files(dataset, tmp_path):
-    command = [sys.executable, "-c", TWO_SIGNALS, f"--data.data_dir={dataset}", *OPTIONS]
-    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-    assert "one" in process.stdout, process.stderr
-    assert process.returncode == -signal.SIGINT
+    (tmp_path / "two_signals.py").write_text(TWO_SIGNALS)
+    result = run_script(tmp_path / "two_signals.py", f"--data.data_dir={dataset}", *OPTIONS, cwd=tmp_path)
+    assert "one" in result.stdout, result.stderr
+    assert result.returncode == -signal.SIGINT
     checkpoints = list(tmp_path.glob("lightning_logs/version_0/checkpoints/*.ckpt"))
     assert sorted(path.name for path in checkpoints) == ["best.ckpt", "last.ckpt"]
     assert [torch.load(path, weights_only=True)["global_step"] for path in sorted(checkpoints)] == [35, 45]
 
 
 def test_a_run_goes_on_where_its_folder_was_moved_to_and_remembers_its_best(dataset, tmp_path):
-    stopped(start(tmp_path, dataset, "--max_epochs=80"), signal.SIGINT)
+    stopped(start(tmp_path, dataset, "--max_epochs=50"), signal.SIGINT)
     moved = (tmp_path / "lightning_logs").rename(tmp_path / "moved") / "version_0"
     best = torch.load(moved / "checkpoints/best.ckpt", weights_only=True)
     options = ("--data.data_dir", dataset, *OPTIONS, "--max_epochs", state(moved)["epoch"] + 1)
-    result = run_script("train.py", *options, "--ckpt_path", moved / LAST, cwd=tmp_path)
-    assert (result.returncode, result.stderr) == (0, "")
+    ok(run_script("train.py", *options, "--ckpt_path", moved / LAST, cwd=tmp_path))
     (callback,) = [value for key, value in state(moved)["callbacks"].items() if key.startswith("BestCheckpoint")]
     (before,) = [value for key, value in best["callbacks"].items() if key.startswith("BestCheckpoint")]
     assert callback["best_model_path"] == str(moved / "checkpoints/best.ckpt")
@@ -188,8 +178,7 @@ def test_last_begins_from_the_start_when_there_is_nothing_of_this_experiment(dat
         result = run_script("train.py", *options, f"--model.lr={lr}", cwd=tmp_path)
         assert result.returncode == 0
         assert "no checkpoint of this experiment" in result.stderr
-    result = run_script("train.py", *options, "--model.lr=0.001", "--max_epochs=2", cwd=tmp_path)
-    assert (result.returncode, result.stderr) == (0, "")
+    ok(run_script("train.py", *options, "--model.lr=0.001", "--max_epochs=2", cwd=tmp_path))
     assert state(tmp_path / "lightning_logs" / "version_0")["global_step"] == 70
     assert len(list(tmp_path.glob("lightning_logs/*"))) == 2
 
@@ -257,10 +246,7 @@ def test_onecycle_cannot_go_on_for_another_number_of_epochs(dataset, tmp_path):
     with pytest.raises(UserError, match=r"the 105 optimizer steps .* got 70; .*--max_epochs"):
         train_and_test(run, dataset, *DISTORTED, "--max_epochs=2")
     options = (f"--data.data_dir={dataset}", *OPTIONS, *DISTORTED, "--max_epochs=4", "--ckpt_path=last")
-    result = run_script("train.py", *options, cwd=tmp_path)
-    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
-    assert "error: expected the 105 optimizer steps" in result.stderr
-    assert "got 140" in result.stderr
+    refused(run_script("train.py", *options, cwd=tmp_path), "error: expected the 105 optimizer steps", "got 140")
     assert [(run / name).read_bytes() for name in (LAST, "config.yaml")] == before
 
 
@@ -277,22 +263,21 @@ def test_a_run_that_goes_on_for_longer_says_so_in_its_config(dataset, tmp_path):
     options = ("--data.data_dir", dataset, *OPTIONS)
     for epochs in (1, 2):
         more = ("--max_epochs", epochs, "--ckpt_path=last")
-        assert run_script("train.py", *options, *more, cwd=tmp_path).returncode == 0
+        run_script("train.py", *options, *more, cwd=tmp_path).check_returncode()
     run = tmp_path / "lightning_logs" / "version_0"
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert (config["trainer"]["max_epochs"], config["ckpt_path"]) == (2, None)
-    assert run_script("train.py", "--config", run / "config.yaml", cwd=tmp_path).returncode == 0
+    ok(run_script("train.py", "--config", run / "config.yaml", cwd=tmp_path))
     assert equal(state(run)["state_dict"], state(run.with_name("version_1"))["state_dict"])
 
 
 def test_options_that_the_checkpoint_would_undo_are_refused(dataset, tmp_path):
     options = ("--data.data_dir", dataset, "--max_epochs=1")
-    assert run_script("train.py", *options, cwd=tmp_path).returncode == 0
+    ok(run_script("train.py", *options, cwd=tmp_path))
     checkpoint = Path("lightning_logs", "version_0", LAST)
     before = sorted(tmp_path.rglob("*"))
     result = run_script("train.py", *options, "--model.lr=0.01", f"--ckpt_path={checkpoint}", cwd=tmp_path)
-    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
-    assert "expected --model.lr 0.001, which its optimizer resumes with, got 0.01" in result.stderr
+    refused(result, "expected --model.lr 0.001, which its optimizer resumes with, got 0.01")
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -322,53 +307,38 @@ def test_checkpoints_come_every_so_many_minutes_too(dataset, tmp_path, minutes, 
     assert state(tmp_path / "run")["global_step"] == 35
 
 
-def limit_files_to(size):
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-
-def failed(process, *words):
-    out, error = process.communicate(timeout=60)
-    assert process.returncode == 2, out + error
-    assert error.count("\n") == 1, error
-    for word in ("error: ", *words):
-        assert word in error
-
-
 def test_a_full_disk_ends_in_a_line(dataset, tmp_path):
-    failed(start(tmp_path, dataset, "--max_epochs=2", preexec_fn=limit_files_to(800_000)), "cannot use", ".ckpt")
+    refused(start(tmp_path, dataset, "--max_epochs=2", max_file_size=800_000).result(), "cannot use", ".ckpt")
 
 
 def test_a_disk_that_fills_up_leaves_the_last_checkpoint_whole(dataset, tmp_path):
-    process = start(tmp_path, dataset, "--max_epochs=2000")
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (800_000, 800_000))
-    failed(process, "cannot use", ".ckpt")
+    script = start(tmp_path, dataset, "--max_epochs=2000")
+    resource.prlimit(script.pid, resource.RLIMIT_FSIZE, (800_000, 800_000))
+    refused(script.result(), "cannot use", ".ckpt")
     run = tmp_path / "lightning_logs" / "version_0"
     step = state(run)["global_step"]
     assert [path.name for path in (run / "checkpoints").iterdir() if path.suffix != ".ckpt"] == []
-    result = run_script(
-        "train.py", "--config", run / "config.yaml", "--max_epochs", step // 35 + 2, "--ckpt_path=last", cwd=tmp_path
-    )
-    assert (result.returncode, result.stderr) == (0, "")
+    options = ("--config", run / "config.yaml", "--max_epochs", step // 35 + 2, "--ckpt_path=last")
+    ok(run_script("train.py", *options, cwd=tmp_path))
 
 
 def test_a_run_whose_folder_vanishes_ends_in_a_line(dataset, tmp_path):
-    process = start(tmp_path, dataset, "--max_epochs=2000")
+    script = start(tmp_path, dataset, "--max_epochs=2000")
     (tmp_path / "lightning_logs" / "version_0").rename(tmp_path / "elsewhere")
-    failed(process, "lightning_logs/version_0")
+    refused(script.result(), "lightning_logs/version_0")
     state(tmp_path / "elsewhere")
 
 
 def test_a_logs_folder_that_cannot_be_is_an_error(dataset, tmp_path):
     (tmp_path / "file").touch()
-    failed(start(tmp_path, dataset, "--trainer.default_root_dir=file"), "file")
+    refused(start(tmp_path, dataset, "--trainer.default_root_dir=file").result(), "file")
 
 
 def test_two_runs_at_once_get_a_folder_each_and_do_not_disturb_each_other(dataset, tmp_path):
     options = ("--max_epochs=1", "--model.hidden=[32]")
     both = [start(tmp_path, dataset, *options, until="") for _ in range(2)]
-    for process in both:
-        _, error = process.communicate(timeout=120)
-        assert (process.returncode, error) == (0, "")
+    for script in both:
+        finished(script)
     assert_same_run(tmp_path / "lightning_logs" / "version_0", tmp_path / "lightning_logs" / "version_1")
 
 
@@ -424,9 +394,8 @@ def test_two_processes_train_and_test_like_one(uneven, tmp_path, more):
     options = ("--data.data_dir", uneven, "--data.batch_size=17", "--data.eval_batch_size=10", "--accelerator=cpu")
     options += ("--max_epochs=2", "--trainer.log_every_n_steps=1", *more)
     for ddp in ((), DDP):
-        result = run_script("train.py", *options, *ddp, cwd=tmp_path)
-        assert (result.returncode, result.stderr) == (0, "")
-        assert result.stdout.count("test accuracy") == 1
+        out = ok(Script("train.py", *options, *ddp, cwd=tmp_path, real=bool(ddp)).result())
+        assert out.count("test accuracy") == 1
     one, two = (tmp_path / "lightning_logs" / f"version_{number}" for number in (0, 1))
     assert sorted(path.name for path in tmp_path.glob("lightning_logs/*")) == ["version_0", "version_1"]
     a, b = state(one), state(two)
@@ -444,27 +413,24 @@ def test_two_processes_train_and_test_like_one(uneven, tmp_path, more):
 
 
 def test_a_process_that_dies_ends_the_run_with_an_error(uneven, tmp_path):
-    process = start(tmp_path, uneven, "--max_epochs=2000", *DDP)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+    script = start(tmp_path, uneven, "--max_epochs=2000", *DDP, real=True)
+    children = subprocess.run(["pgrep", "-P", str(script.pid)], capture_output=True, text=True, check=True)
     os.kill(int(children.stdout), signal.SIGKILL)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode not in (0, None)
-    assert error.strip()
+    result = script.result()
+    assert result.returncode != 0
+    assert result.stderr.strip()
 
 
 def test_ctrl_c_stops_all_processes_and_saves(uneven, tmp_path):
-    process = start(tmp_path, uneven, "--max_epochs=2000", *DDP)
-    out = stopped(process, signal.SIGINT)
-    assert process.returncode == 130
+    code, out = stopped(start(tmp_path, uneven, "--max_epochs=2000", *DDP, real=True), signal.SIGINT)
+    assert code == 130
     assert out.count("stopped by SIGINT") == 1
     run = tmp_path / "lightning_logs" / "version_0"
     step = state(run)["global_step"]
     assert step > 0
     epochs = step // 35 + 1
-    result = run_script(
-        "train.py", "--config", run / "config.yaml", "--max_epochs", epochs, "--ckpt_path=last", cwd=tmp_path
-    )
-    assert (result.returncode, result.stderr) == (0, "")
+    options = ("--config", run / "config.yaml", "--max_epochs", epochs, "--ckpt_path=last")
+    ok(Script("train.py", *options, cwd=tmp_path, real=True).result())
     assert state(run)["global_step"] == 35 * epochs
     assert [path.name for path in run.parent.iterdir()] == ["version_0"]
 
