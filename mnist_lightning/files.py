@@ -75,3 +75,9 @@ def beside(folder: Path, pattern: str) -> Path:
     """Returns the path beside a folder whose name is the pattern's, with the folder's own for its ``{}``."""
     named = folder if folder.name not in ("", "..") else folder.resolve()  # "." has no name to put a suffix to
     return named.parent / pattern.format(named.name)
+
+
+def checkpoint_of(path: Path) -> Path:
+    """The best checkpoint of a run's folder, or its last where nothing was validated; another path as it is."""
+    names = (path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
+    return next((name for name in names if name.is_file()), path)

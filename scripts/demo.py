@@ -13,7 +13,7 @@ with importing():
 
 def main() -> None:
     parser = Parser(description=__doc__, usage="%(prog)s CKPT [--port PORT]")
-    parser.add_argument("ckpt", help="A .ckpt file that scripts/train.py wrote.")
+    parser.add_argument("ckpt", help="A run's folder, for its best checkpoint, or a .ckpt file.")
     parser.add_argument("--port", type=int, default=7860, help="Port of 127.0.0.1 for the page; 0 takes a free one.")
     args = parser.parse_args()
     if not importlib.util.find_spec("gradio"):

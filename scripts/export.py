@@ -16,7 +16,7 @@ with importing():
 
 def main() -> None:
     parser = Parser(description=__doc__, usage="%(prog)s CKPT --format FORMAT [--OPTION VALUE ...]")
-    parser.add_argument("ckpt", help="A .ckpt file that scripts/train.py wrote.")
+    parser.add_argument("ckpt", help="A run's folder, for its best checkpoint, or a .ckpt file.")
     parser.add_argument("--format", type=FormatName, required=True, help="What to write: onnx, torchscript or pt2.")
     parser.add_argument(
         "--input",

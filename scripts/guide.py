@@ -1,10 +1,7 @@
-"""The guide's script: the same experiment in plain PyTorch, as one writes it by hand. The benchmark's measure.
+"""The guide's script: the same experiment in plain PyTorch, as one writes it by hand. The benchmark's measure."""
 
-python scripts/guide.py FOLDER EPOCHS
-"""
-
+import argparse
 import gzip
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -68,15 +65,31 @@ def evaluate(model: nn.Module, loader: DataLoader[tuple[Tensor, Tensor]]) -> flo
     return correct / total
 
 
+def fetched() -> Path:
+    """Fetches MNIST, as scripts/train.py does, and returns its folder."""
+    from mnist_lightning.data import download  # here, as the rest needs PyTorch alone
+
+    download.fetch(download.DEFAULT_DATA_DIR, "auto", download.MIRRORS)
+    return download.folder(download.DEFAULT_DATA_DIR, "auto")
+
+
 def main() -> None:
-    folder, epochs = Path(sys.argv[1]), int(sys.argv[2])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, help="of the four IDX files; by default MNIST is fetched")
+    parser.add_argument("epochs", nargs="?", type=int, default=20, help="passes through the training images (20)")
+    args = parser.parse_args()
+    try:
+        folder = args.folder or fetched()
+        train, test = load(folder, "train"), load(folder, "t10k")
+    except (OSError, ValueError) as error:  # a UserError is a ValueError
+        parser.error(f"cannot load the digits: {error}")
     torch.manual_seed(0)
-    train_loader = DataLoader(load(folder, "train"), batch_size=64, shuffle=True)
-    test_loader = DataLoader(load(folder, "t10k"), batch_size=1000)
+    train_loader = DataLoader(train, batch_size=64, shuffle=True)
+    test_loader = DataLoader(test, batch_size=1000)
     model = simple_net()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for epoch in range(epochs):
-        print(f"epoch {epoch + 1}/{epochs}", end=" ", flush=True)
+    for epoch in range(args.epochs):
+        print(f"epoch {epoch + 1}/{args.epochs}", end=" ", flush=True)
         print(f"loss {train_epoch(model, train_loader, optimizer):.4f}", flush=True)
     print(f"test accuracy {evaluate(model, test_loader):.2%}")
 

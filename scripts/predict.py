@@ -20,7 +20,7 @@ with importing():
 
 def main() -> None:
     parser = Parser(description=__doc__, usage="%(prog)s CKPT IMAGE [IMAGE ...] [--json | --csv]")
-    parser.add_argument("ckpt", help="A .ckpt file that scripts/train.py wrote.")
+    parser.add_argument("ckpt", help="A run's folder, for its best checkpoint, or a .ckpt file.")
     parser.add_argument("image", nargs="+", help=f"Pictures ({KINDS}), folders of them, or IDX files.")
     parser.add_argument("--json", action="store_true", help="Print a JSON list, for machines.")
     parser.add_argument("--csv", action="store_true", help="Print CSV, for tables.")

@@ -22,7 +22,8 @@ def main() -> None:
     parser.add_argument(
         "ckpt",
         nargs="+",
-        help="A .ckpt file that scripts/train.py wrote. Several answer together, with the mean of their probabilities.",
+        help="A run's folder, for its best checkpoint, or a .ckpt file. Several answer together, with the mean of "
+        "their probabilities.",
     )
     parser.add_argument(
         "--output", type=Path | None, help="Folder for the report (default: test, or ensemble, in the run's folder)."

@@ -13,6 +13,7 @@ with importing():
     from lightning.pytorch.tuner.tuning import Tuner
 
     from mnist_lightning.console.messages import one_line_errors
+    from mnist_lightning.console.terminal import command, from_here
     from mnist_lightning.errors import UserError
     from mnist_lightning.files import atomic_write
     from mnist_lightning.reporting import charts, plots, report
@@ -35,11 +36,11 @@ def find_lr(cli: MNISTCLI) -> None:
     path = Path(cli.config.trainer.default_root_dir or "", "lightning_logs", "learning_rate.png")
     path.parent.mkdir(exist_ok=True, parents=True)
     atomic_write(path, plots.png(charts.learning_rates(rates, losses, rates.index(rate))))
-    options = shlex.join(option for option in sys.argv[1:] if option != "--find_lr")
+    options = [option for option in sys.argv[1:] if option != "--find_lr"]
     print(
         f"learning rate    {rate:.1e}, where the loss fell fastest; {cli.model.hparams['lr']} is set\n"
-        f"the curve        {path}\n\nnext\n"
-        f"  train with it  python scripts/train.py {options} --model.lr {rate:.1e}"
+        f"the curve        {from_here(path)}\n\nnext\n"
+        f"  train with it  {command('train.py', *options, '--model.lr', f'{rate:.1e}')}"
     )
 
 
@@ -49,22 +50,17 @@ def train(cli: MNISTCLI) -> None:
     tested = cli.test()
     if cli.trainer.is_global_zero:
         results = report.metrics(tested, cli.datamodule.dataset_name, cli.datamodule.test_sha256)
-        print(f"\ntrained {training['epochs']} epochs in {training['seconds']:.1f} s; {report.summary(results)}")
+        print(f"\ntrained {training['epochs']} epochs in {training['seconds']:.1f} s\n{report.summary(results)}")
         if checkpoint := cli.chosen_checkpoint:
             run = run_of(checkpoint)
             results |= {"training": training}
-            logged = isinstance(cli.trainer.logger, TensorBoardLogger)
-            curves = f"  curves         tensorboard --logdir {run.parent}\n" if logged else ""
             page = report.write(run / "test", f"{checkpoint}", results, cli.model, cli.datamodule.test_set, history)
-            print(
-                f"{checkpoint.stem} checkpoint  {checkpoint}\n"
-                f"report           {page}\n\nnext\n"
-                f"{curves}"
-                f"  every figure   python scripts/test.py {checkpoint}\n"
-                f"  your digits    python scripts/predict.py {checkpoint} IMAGE ..."
-            )
+            print(f"{checkpoint.stem} checkpoint  {from_here(checkpoint)}\nreport           {from_here(page)}\n\nnext")
+            if isinstance(cli.trainer.logger, TensorBoardLogger):
+                print(f"  curves   tensorboard --logdir {shlex.quote(from_here(run.parent))}")
+            print(f"  figures  {command('test.py', run)}\n  digits   {command('predict.py', run)} IMAGE ...")
             if (run / "config.yaml").is_file():  # --trainer.logger false writes none
-                print(f"  the same again python scripts/train.py --config {run / 'config.yaml'}")
+                print(f"  repeat   {command('train.py', '--config', run / 'config.yaml')}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The command line's parser: short flags, a help that can be read, one-line errors."""
 
 import argparse
-import difflib
 import re
 from typing import Any, NoReturn
 
@@ -9,17 +8,10 @@ from jsonargparse import DefaultHelpFormatter
 from jsonargparse.typing import restricted_number_type
 from lightning.pytorch.cli import LightningArgumentParser
 
+from mnist_lightning.console.hints import lacking, option_meant
 from mnist_lightning.errors import UserError
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy's generator takes
-
-# Options that earlier versions called otherwise, by the last part of their names
-RENAMED = {
-    "width": "model.ink_width",
-    "gradient_clip_val": "trainer.gradient_clip_val",
-    "steps_per_execution": "steps_per_execution",
-    "pictures": "plots",
-}
 
 # jsonargparse's way of saying things -> ours: expected this, got that
 MESSAGES = (
@@ -32,11 +24,27 @@ MESSAGES = (
     (r"Not of type \w+: (\S+) does not .* v>=(\S+) and v<(\S+)", r"expected from \2 to below \3, got \1; see --help"),
     (r"int, typing\.Literal\['auto'\]", "a number or auto"),
     (r", NoneType", ""),  # none is what the default is, not what anybody types
-    (r"Expected an? (?:typing\.)?Literal\[(.*?)\]", r"expected one of \1"),
+    (r"[Ee]xpected (?:an? )?(?:typing\.)?Literal\[(.*?)\]", r"expected one of \1"),
     (r"Expected (?:a )?(?:collections\.abc\.)?Sequence(?:\[int\])?", r"expected a list such as [256,128]"),
     (r"Expected (?:an? )?(.*?)\. Got value: (.*)", r"expected \1, got \2; see --help"),
     (r"expected (.*?)\. Got value: (.*)", r"expected \1, got \2; see --help"),
 )
+
+
+def _class_refused(message: str) -> str | None:
+    """Says what is wrong with a class that the user named, or with its arguments; None where it is something else."""
+    key = re.search(r'Parser key "(\S+)"', message)
+    if not key:
+        return None
+    if absent := re.search(r"arguments are required: (\w+)", message):
+        return f"expected --{key[1]}.{absent[1]}, which the class needs, got none; give it"
+    if given := re.search(r"NestedArg\(key='(\w+)', val='?(.*?)'?\)", message):
+        wanted = re.search(rf"--{given[1]}:\s+(expected .*?), got", message)
+        what = wanted[1] if wanted else "expected an argument of the class that was named before it"
+        return f"--{key[1]}.{given[1]}: {what}, got {given[2]}; see the class's manual"
+    if named := re.search(r"Expected a path but (\S+) either .* dot import path string", message, re.DOTALL):
+        return f"--{key[1]}: expected a class, by its name or its import path, got {named[1]}; see its manual"
+    return None
 
 
 class BriefHelp(DefaultHelpFormatter):
@@ -88,15 +96,19 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Replaces jsonargparse's usage and message by a UserError."""
-        lacking, key = (re.search(e, message) for e in (r"arguments are required: (\w+)", r'Parser key "(\S+)"'))
-        if lacking and key:  # of a class that the user named
-            raise UserError(f"expected --{key[1]}.{lacking[1]}, which the class needs, got none; give it") from ex
-        if unknown := re.match(r"unrecognized arguments: (--[\w.]+)", message, re.IGNORECASE):
-            close = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1)
-            message += f"; did you mean {close[0]}?" if close else "; see --help"
-        elif refused := re.search(r"does not accept option '(\w+)'|Option '(\w+)\S*' is not accepted", message):
-            now = RENAMED.get(refused[1] or refused[2])
-            message += f"; it is {now} now" if now else "; see --help"
+        message = _class_refused(message) or message
+        absent = re.search(r"arguments are required: (.+)", message)
+        if absent and any(action.dest in absent[1] for action in self._actions if not action.option_strings):
+            raise UserError(lacking(absent[1], self.prog)) from ex
+        unknown = re.match(
+            r"unrecognized arguments: ([^\s=]+)|.*does not accept option '(\w+)'|Option '(\w+)\S*' is not accepted",
+            message,
+            re.IGNORECASE,
+        )
+        if unknown:
+            meant = option_meant(unknown[1] or f"--{unknown[2] or unknown[3]}", self._option_string_actions)
+            meant = meant if unknown[1] or not meant else meant.strip("-")  # in a file there are no dashes
+            message += f"; did you mean {meant}?" if meant else "; see --help"
         for pattern, plain in MESSAGES:
             message = re.sub(pattern, plain, message, flags=re.DOTALL)
         raise UserError(message) from ex

@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.data.download import sample_dir
 from mnist_lightning.errors import UserError
+from mnist_lightning.files import checkpoint_of
 from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.model.ensemble import Ensemble
 
@@ -127,15 +128,15 @@ def read_checkpoint(path: str | os.PathLike[str], needs: Mapping[str, type] = {}
     """Reads a checkpoint onto the CPU. Nothing in it can run code.
 
     Args:
-        path: A file that scripts/train.py wrote, or that somebody says it did.
+        path: A file that scripts/train.py wrote, or that somebody says it did; or a run's folder, for its best one.
         needs: Parts it must have besides weights and options, and their types.
 
     Raises:
         CheckpointError: The file is missing, damaged, not a checkpoint of this project, or holds more than data.
     """
-    path = Path(path)
+    path = checkpoint_of(Path(path))
     if not path.is_file():
-        raise CheckpointError(f"expected a checkpoint at {path}, but there is no such file; give the path of a .ckpt")
+        raise CheckpointError(f"expected a checkpoint or a run's folder at {path}, but there is no such file; give one")
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path}: expected a checkpoint, but it is damaged, or none at all; give another file")
     try:

@@ -1,13 +1,16 @@
 """What hangs on a run: the lines it begins with, its clock, the average of its weights, and the progress bar."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
-from lightning.pytorch.callbacks import EMAWeightAveraging, ProgressBar, Timer
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, ProgressBar, Timer
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.trainer.states import TrainerFn
 from tqdm import tqdm
 
+from mnist_lightning.console.terminal import columns, epoch_line, from_here
 from mnist_lightning.data.datamodule import data_of
 from mnist_lightning.errors import UserError
 from mnist_lightning.training.chunks import StepsPerExecution
@@ -24,11 +27,12 @@ class RunHeader(L.Callback):
             reasons = [each.reason for each in callbacks if isinstance(each, StepsPerExecution) and each.reason]
             parameters = sum(parameter.numel() for parameter in pl_module.parameters())
             print(
-                f"data    {data.dataset_name} (from {data.folder}): {len(data.train_set):,} images to train on, "
-                f"{len(data.val_set):,} to validate, {len(data.test_set):,} to test\n"
+                f"data    {data.dataset_name}, from {from_here(data.folder)}\n"
+                f"        {len(data.train_set):,} images to train on, {len(data.val_set):,} to validate, "
+                f"{len(data.test_set):,} to test\n"
                 f"model   {type(pl_module.net).__name__}, {parameters:,} parameters\n"
                 f"device  {pl_module.device}, {trainer.world_size} process{'es' * (trainer.world_size > 1)}\n"
-                f"logs    {log_dir or 'nowhere'}\n"
+                f"logs    {from_here(Path(log_dir)) if log_dir else 'nowhere'}\n"
                 + "".join(f"steps   one at a time, as {reason}\n" for reason in reasons)
             )
 
@@ -77,7 +81,10 @@ class MovingAverage(EMAWeightAveraging):
 
 
 class StepProgressBar(ProgressBar):
-    """A line for each epoch with what it reached; on a terminal, a bar that counts optimizer steps until then."""
+    """A line for each epoch with what it reached; on a terminal, a bar that counts optimizer steps until then.
+
+    The best epoch so far is marked as it comes. Where training ends before its last epoch, a line says why.
+    """
 
     works_with_chunks = True
 
@@ -94,6 +101,7 @@ class StepProgressBar(ProgressBar):
         self._enabled = False
 
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
+        self._best = _best_score(trainer)
         self._begin_epoch(trainer)  # Lightning does not call on_train_epoch_start within an epoch that is resumed
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
@@ -108,8 +116,10 @@ class StepProgressBar(ProgressBar):
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         self._bar.update(data_of(trainer).train_sampler.position - self._bar.n)
 
-    def on_train_end(self, *_: Any) -> None:
+    def on_train_end(self, trainer: L.Trainer, *_: Any) -> None:
         self._end_epoch()
+        if self._enabled and (reason := _why_stopped(trainer)):
+            print(f"\nstopped in {' '.join(self._epoch.split())}: {reason}", flush=True)
 
     def on_exception(self, *_: Any) -> None:
         self._bar.close()
@@ -133,11 +143,28 @@ class StepProgressBar(ProgressBar):
     def _end_epoch(self) -> None:
         """Says what an epoch reached; not before the next begins, as the module logs its own last."""
         self._bar.close()
-        metrics = self.trainer.progress_bar_metrics
-        reached = [
-            f"{stage} loss {metrics[f'{stage}/loss']:.3f} acc {metrics[f'{stage}/accuracy']:.2%}"
-            for stage in ("train", "val")
-            if f"{stage}/loss" in metrics
-        ]
-        if self._enabled and reached:
-            print("  ".join([self._epoch, *reached]), flush=True)
+        metrics, best = self.trainer.progress_bar_metrics, _best_score(self.trainer)
+        if self._enabled and "train/loss" in metrics:
+            print(epoch_line(self._epoch, metrics, best != self._best, columns()), flush=True)
+        self._best = best
+
+
+def _best_score(trainer: L.Trainer) -> float | None:
+    """The best validation accuracy so far, by which checkpoints are chosen."""
+    kept = (each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint))
+    scores = (each.best_model_score for each in kept if each.monitor == "val/accuracy")
+    return next((float(score) for score in scores if score is not None), None)
+
+
+def _why_stopped(trainer: L.Trainer) -> str | None:
+    """Says why training ended before its last epoch; None where it did not."""
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set, but not declared
+    for each in callbacks if trainer.should_stop else []:
+        if isinstance(each, EarlyStopping) and each.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED:
+            times = f"{each.wait_count} epochs" if each.wait_count > 1 else "an epoch"
+            return f"{each.monitor} has not improved for {times}; its best was {each.best_score:.4g}"
+        if isinstance(each, EarlyStopping) and each.stopping_reason_message:
+            return each.stopping_reason_message.removesuffix(" Signaling Trainer to stop.")
+        if isinstance(each, Timer) and (left := each.time_remaining()) is not None and left <= 0:
+            return "--trainer.max_time is over"
+    return f"--trainer.max_steps {trainer.max_steps} are taken" if trainer.global_step == trainer.max_steps else None

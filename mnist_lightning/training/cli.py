@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mnist_lightning.console.messages import class_errors, trainer_errors
 from mnist_lightning.console.parser import Parser, Seed
+from mnist_lightning.console.terminal import command
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
 from mnist_lightning.model.base import BaseClassifier
@@ -44,6 +45,7 @@ class MNISTCLI(LightningCLI):
     """Parses the command line and builds the classifier, the data and the trainer; ``fit`` and ``test`` run them."""
 
     def __init__(self, args: list[str] | None = None) -> None:
+        self._arguments = sys.argv[1:] if args is None else args
         super().__init__(
             MNISTClassifier,
             MNISTDataModule,
@@ -156,11 +158,9 @@ class MNISTCLI(LightningCLI):
         except Stopped as stop:
             if self.trainer.is_global_zero:
                 config = run_of(stop.path) / "config.yaml"
-                options = f"--config {config}" if config.is_file() else "with the same options and"
-                print(
-                    f"\n{stop} at optimizer step {self.trainer.global_step:,}; to resume:\n"
-                    f"  python scripts/train.py {options} --ckpt_path {stop.path}"
-                )
+                options = ["--config", config] if config.is_file() else self._arguments
+                resume = command("train.py", *options, "--ckpt_path", stop.path)
+                print(f"\n{stop} at optimizer step {self.trainer.global_step:,}; to resume:\n  {resume}")
             raise SystemExit(128 + stop.signum) from None
 
     @property
@@ -175,7 +175,7 @@ class MNISTCLI(LightningCLI):
         return progress(self.trainer, self.model)
 
     def _checkpoint(self, path: str | Path | None, root: Path) -> Checkpoint | None:
-        """Finds and checks what ``--ckpt_path`` names: a file, or ``last``."""
+        """Finds and checks what ``--ckpt_path`` names: a file, a run's folder, or ``last``."""
         if path == "last":
             if not self._own_logger:
                 raise UserError(
@@ -188,7 +188,8 @@ class MNISTCLI(LightningCLI):
                 self.config.ckpt_path = None  # what repeats this run begins at the start too
         if path is None:
             return None
-        checkpoint = read_checkpoint(path, needs=RESUMABLE)
+        newest = Path(path, LAST)  # of a run's folder
+        checkpoint = read_checkpoint(newest if newest.is_file() else path, needs=RESUMABLE)
         checkpoint.load_weights(self.model)  # for its error; Lightning loads them again, with all the rest
         check_resumable(checkpoint, self.config.model)
         return checkpoint

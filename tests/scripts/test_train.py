@@ -46,12 +46,15 @@ def test_training_says_what_it_does_and_what_to_do_next(run):
     assert "550 images to train on, 50 to validate, 100 to test" in out
     assert "SimpleNet, 101,770 parameters" in out
     assert re.search(
-        r"^epoch  2/2  train loss \d\.\d{3} acc \d+\.\d\d%  val loss \d\.\d{3} acc \d+\.\d\d%$", out, re.MULTILINE
+        r"^epoch  2/2  train loss \d\.\d{3} acc \d+\.\d\d%  val loss \d\.\d{3} acc \d+\.\d\d%(  best)?$",
+        out,
+        re.MULTILINE,
     )
     assert "\r" not in out
     assert "tensorboard --logdir lightning_logs" in out
-    assert "python scripts/test.py lightning_logs/version_0/checkpoints/best.ckpt" in out
-    assert "python scripts/predict.py lightning_logs/version_0/checkpoints/best.ckpt IMAGE" in out
+    assert "scripts/test.py lightning_logs/version_0\n" in out
+    assert "scripts/predict.py lightning_logs/version_0 IMAGE" in out
+    assert all(len(line) <= 80 for line in out.split("next\n")[0].splitlines() if str(ROOT) not in line)
     assert "Tip:" not in out
 
 

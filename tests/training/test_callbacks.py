@@ -17,6 +17,10 @@ def command_line(dataset, root, *options):
     return MNISTCLI([f"--data.data_dir={dataset}", f"--trainer.default_root_dir={root}", *quiet, *options])
 
 
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
 class Average(L.Callback):
     """The average by its definition: the first step's weights, then decay of it and the rest of each later step's."""
 
@@ -74,13 +78,45 @@ def test_a_moving_average_is_resumed_bit_for_bit(dataset, tmp_path):
         assert torch.equal(a, b)
 
 
-def test_training_stops_early_on_the_validation_loss(dataset, tmp_path):
+def test_training_stops_early_on_the_validation_loss_and_says_so(dataset, tmp_path, capsys):
     options = ("--early_stopping.patience=1", "--early_stopping.min_delta=1000", "--max_epochs=20")
-    cli = command_line(dataset, tmp_path, *options)
+    cli = command_line(dataset, tmp_path, *options, "--trainer.enable_progress_bar=true")
     cli.fit()
+    *_, first, second, _, stop = capsys.readouterr().out.splitlines()
+    assert first.startswith("epoch  1/20  train loss ")
+    assert first.endswith("%  best")
+    assert second.endswith("%  best") == (cli.chosen_checkpoint and load(cli.chosen_checkpoint)["epoch"] == 1)
+    assert stop.startswith("stopped in epoch 2/20: val/loss has not improved for an epoch; its best was ")
     assert cli.training["epochs"] == 2  # the first sets the mark, the second does not beat it by 1,000
     assert cli.datamodule.steps_per_execution > 1
     cli.test()  # its checkpoint holds plain values
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        ("--trainer.max_steps=3", "--trainer.max_steps 3 are taken"),
+        ("--trainer.max_time=00:00:00:01", "max_time is over"),
+    ],
+)
+def test_a_run_without_a_last_epoch_counts_them_and_says_why_it_stopped(dataset, tmp_path, capsys, option, reason):
+    options = ("--trainer.enable_progress_bar=true", "--max_epochs=-1")
+    command_line(dataset, tmp_path, *options, option).fit()
+    out = capsys.readouterr().out
+    assert "\nepoch  1  train loss " in out
+    assert f"{reason}\n" in out
+
+
+def test_a_resumed_run_marks_what_is_better_than_before(dataset, tmp_path, capsys):
+    run = tmp_path / "run"
+    for epochs in (1, 3):
+        cli = command_line(dataset, tmp_path, "--trainer.enable_progress_bar=true", "--model.lr=1e-9")
+        cli.trainer.fit_loop.max_epochs = epochs
+        cli.fit(run)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    reached = [float(line.split("%  val")[1].split("acc ")[1].split("%")[0]) for line in lines]
+    best = [accuracy > max([0, *reached[:number]]) for number, accuracy in enumerate(reached)]
+    assert [line.endswith("  best") for line in lines] == best == [True, False, False]
 
 
 def test_a_run_has_the_name_it_was_given_and_another_cannot_take_it(dataset, tmp_path):

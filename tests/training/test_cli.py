@@ -9,6 +9,12 @@ from mnist_lightning.training.cli import MNISTCLI
 BAD_OPTIONS = [
     (["--ckpt_path", "last", "--trainer.logger", "false"], ["expected the file of a checkpoint", "got last"]),
     (["--model.hiden", "[3]"], ["did you mean --model.hidden?"]),
+    (["--lr", "0.01"], ["--lr 0.01; did you mean --model.lr?"]),
+    (["configs/lenet5.yaml"], ["did you mean --config configs/lenet5.yaml?"]),
+    (["--trainer.callbacks=EarlyStopping"], ["expected --trainer.callbacks.monitor, which the class needs, got none"]),
+    (["--trainer.callbacks=Erly"], ["--trainer.callbacks: expected a class, by its name or its import path, got Erly"]),
+    (["--trainer.callbacks=Timer", "--trainer.callbacks.foo=3"], ["--trainer.callbacks.foo: expected an arg", "got 3"]),
+    (["--trainer.callbacks=RichProgressBar", "--trainer.callbacks.leave=x"], [".leave: expected bool, got x"]),
     (["--model.hidden", "3"], ["--model.hidden", "a list such as [256,128]", "got 3"]),
     (["--model.activation", "swish"], ["'relu', 'sigmoid', 'tanh', 'gelu'", "got swish"]),
     (["--model.lr", "fast"], ["--model.lr", "expected float, got fast"]),
@@ -39,8 +45,8 @@ BAD_OPTIONS = [
     (["--pictures.every_n_epochs", "4"], ["did you mean --plots.every_n_epochs?"]),
     (["--model.gradient_clip_val", "4"], ["did you mean --trainer.gradient_clip_val?"]),
     (["--model.steps_per_execution", "4"], ["did you mean --steps_per_execution?"]),
-    (["--config", "width.yaml"], ["'width'", "it is model.ink_width now"]),
-    (["--config", "pictures.yaml"], ["pictures.every_n_epochs", "it is plots now"]),
+    (["--config", "width.yaml"], ["'width'", "did you mean model.ink_width?"]),
+    (["--config", "pictures.yaml"], ["pictures.every_n_epochs", "did you mean plots?"]),
 ]
 if not torch.cuda.is_available():
     BAD_OPTIONS.append((["--accelerator", "gpu"], ["expected a GPU", "--accelerator cpu or auto"]))
