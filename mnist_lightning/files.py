@@ -11,6 +11,8 @@ from filelock import FileLock, Timeout
 RUN_RECORD = "training.json"
 RUN_LOCK = ".lock"
 
+PROJECT = Path(__file__).resolve().parents[1]
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -81,3 +83,9 @@ def checkpoint_of(path: Path) -> Path:
     """The best checkpoint of a run's folder, or its last where nothing was validated; another path as it is."""
     names = (path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
     return next((name for name in names if name.is_file()), path)
+
+
+def places(path: str | Path, *files: Path) -> list[Path]:
+    """Returns where a path that files name may lead: from the current folder, those above the files, the project's."""
+    bases = [Path(), *(folder for file in files for folder in file.resolve().parents), PROJECT]
+    return list(dict.fromkeys(base / path for base in bases))

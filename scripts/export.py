@@ -7,11 +7,11 @@ from mnist_lightning.console.startup import importing
 with importing():
     from mnist_lightning.console.messages import one_line_errors
     from mnist_lightning.console.parser import Parser
-    from mnist_lightning.data.datamodule import MNISTDataModule
     from mnist_lightning.data.download import Source
     from mnist_lightning.deploy.export import InputName, export
     from mnist_lightning.deploy.formats import FormatName
     from mnist_lightning.model.checkpoint import read_checkpoint
+    from mnist_lightning.provenance import data_for
 
 
 def main() -> None:
@@ -28,14 +28,13 @@ def main() -> None:
         "--output", type=Path | None, help="File to write (default: .onnx, .torchscript.pt or .pt2 beside CKPT)."
     )
     parser.add_argument(
-        "--data.data_dir", type=str, help="Folder of the digits to check on (default: those it was trained on)."
+        "--data.data_dir", type=str | None, help="Folder of the digits to check on (default: those it was trained on)."
     )
-    parser.add_argument("--data.source", type=Source, help="Where they come from (default: where they did).")
+    parser.add_argument("--data.source", type=Source | None, help="Where they come from, as for train.py.")
     args = parser.parse_args()
     checkpoint = read_checkpoint(args.ckpt)
-    options = checkpoint.data_options(args.data.data_dir)
-    options |= {"source": args.data.source} if args.data.source else {}
-    print(export(checkpoint, args.format, MNISTDataModule(**options), args.output, args.input))
+    data = data_for(checkpoint, args.data.data_dir, args.data.source)
+    print(export(checkpoint, args.format, data, args.output, args.input))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tests a checkpoint, or an ensemble of several. They know their model and data settings; flags override the data's."""
+"""Tests a checkpoint, or an ensemble of several, on the test set of their data, or on other data that is asked for."""
 
 from pathlib import Path
 
@@ -9,8 +9,9 @@ with importing():
 
     from mnist_lightning.console.messages import one_line_errors, trainer_errors
     from mnist_lightning.console.parser import Parser
-    from mnist_lightning.data.datamodule import MNISTDataModule
+    from mnist_lightning.data.download import Source
     from mnist_lightning.model.checkpoint import load_ensemble, read_checkpoint
+    from mnist_lightning.provenance import data_for, provenance
     from mnist_lightning.reporting import report
     from mnist_lightning.training.callbacks import StepProgressBar
     from mnist_lightning.training.cli import evaluate
@@ -29,13 +30,14 @@ def main() -> None:
         "--output", type=Path | None, help="Folder for the report (default: test, or ensemble, in the run's folder)."
     )
     parser.add_argument("--accelerator", type=str, default="auto", help="Where to test: cpu, gpu, or auto.")
-    parser.add_class_arguments(MNISTDataModule, "data")
-    parser.set_defaults({"data.data_dir": None})  # to tell what the user gives
-    given = parser.parse_args()
-    checkpoints = [read_checkpoint(path) for path in given.ckpt]
+    parser.add_argument("--data.data_dir", type=str | None, help="Folder of other digits to test on.")
+    parser.add_argument("--data.source", type=Source | None, help="Where they come from, as for train.py.")
+    args = parser.parse_args()
+    checkpoints = [read_checkpoint(path) for path in args.ckpt]
     first, *others = checkpoints
-    parser.set_defaults({f"data.{name}": value for name, value in first.data_options(given.data.data_dir).items()})
-    args = parser.instantiate(parser.parse_args())
+    data = data_for(first, args.data.data_dir, args.data.source)
+    known = provenance(data, first)
+    print(known["provenance"])
 
     model = load_ensemble(checkpoints) if others else first.classifier()
     with trainer_errors():
@@ -46,14 +48,15 @@ def main() -> None:
             enable_model_summary=False,
             callbacks=[StepProgressBar()],
         )
-    tested = evaluate(trainer, model, args.data)
-    results = report.metrics(tested, args.data.dataset_name, args.data.test_sha256)
+    tested = evaluate(trainer, model, data)
+    results = report.metrics(tested, data.dataset_name, data.test_sha256) | known
     name = f"ensemble of {len(checkpoints)}" if others else str(first.path)
     if others:
         print(f"{name}: the mean of their probabilities")
     print(report.table(results))
-    output = args.output or run_of(first.path) / ("ensemble" if others else "test")
-    page = report.write(output, name, results, model, args.data.test_set, {} if others else first.history)
+    folder = ("ensemble" if others else "test") + ("" if known["own_test_set"] else f"_on_{data.dataset_name}")
+    output = args.output or run_of(first.path) / folder
+    page = report.write(output, name, results, model, data.test_set, {} if others else first.history)
     print(f"\nwritten to {output}: metrics.json, the plots, and {page.name}")
 
 

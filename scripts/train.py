@@ -16,6 +16,7 @@ with importing():
     from mnist_lightning.console.terminal import command, from_here
     from mnist_lightning.errors import UserError
     from mnist_lightning.files import atomic_write
+    from mnist_lightning.provenance import provenance
     from mnist_lightning.reporting import charts, plots, report
     from mnist_lightning.training.cli import MNISTCLI
     from mnist_lightning.training.run_folder import run_of
@@ -50,6 +51,7 @@ def train(cli: MNISTCLI) -> None:
     tested = cli.test()
     if cli.trainer.is_global_zero:
         results = report.metrics(tested, cli.datamodule.dataset_name, cli.datamodule.test_sha256)
+        results |= provenance(cli.datamodule)
         print(f"\ntrained {training['epochs']} epochs in {training['seconds']:.1f} s\n{report.summary(results)}")
         if checkpoint := cli.chosen_checkpoint:
             run = run_of(checkpoint)

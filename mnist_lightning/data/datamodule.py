@@ -9,19 +9,20 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
 from mnist_lightning.data import download
 from mnist_lightning.data.augment import Distortion
-from mnist_lightning.data.download import DEFAULT_DATA_DIR, MIRRORS, Source
+from mnist_lightning.data.download import DEFAULT_DATA_DIR, MIRRORS, Source, sample_dir
 from mnist_lightning.data.format import DataError, read_part
 from mnist_lightning.data.sampler import ChunkSampler, InOrder, ResumableDataLoader, seeded
 from mnist_lightning.errors import UserError
+from mnist_lightning.files import beside
 
 SPLIT_SEED = 0  # one split for everyone, whatever the seed of the run
 
@@ -60,6 +61,7 @@ class MNISTDataModule(L.LightningDataModule):
         elastic: Standard deviation of each pixel's own displacement, in pixels.
         smoothness: Pixels over which neighbours are displaced alike, if elastic.
         mirrors: Base addresses to download from, tried in order.
+        sha256: What the data has to be, as a run's config.yaml says; other data is refused. Any, by default.
 
     Raises:
         UserError: A size or a distortion that cannot be.
@@ -79,6 +81,7 @@ class MNISTDataModule(L.LightningDataModule):
         elastic: float = 0.0,
         smoothness: float = 4.0,
         mirrors: Sequence[str] = MIRRORS,
+        sha256: str | None = None,
     ) -> None:
         super().__init__()
         for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
@@ -87,8 +90,8 @@ class MNISTDataModule(L.LightningDataModule):
         if val_size < 0 or (isinstance(val_size, float) and val_size >= 1):
             raise UserError(f"expected val_size to be a count or a fraction from 0 to below 1, got {val_size}")
         self.distortion = Distortion(rotation, scale, shear, shift, elastic, smoothness)
-        self.save_hyperparameters(ignore="mirrors")
-        self.mirrors = mirrors
+        self.save_hyperparameters(ignore=["mirrors", "sha256"])
+        self.mirrors, self.expected = mirrors, sha256
         self.steps_per_execution = 1  # what training/ sets to train faster, and where chunks have to end besides
         self.cut_every = 0
         self._prepared = False
@@ -103,34 +106,56 @@ class MNISTDataModule(L.LightningDataModule):
         """Reads the files: all four before training, so that a bad test file shows before, and two before a test.
 
         Raises:
-            DataError: The files are not there, or do not fit together.
+            DataError: The files are not there, do not fit together, or are not what was expected.
             IDXError: A file is damaged.
         """
-        self.folder = download.folder(self.hparams["data_dir"], self.hparams["source"])
-        if stage in ("fit", "validate") and not hasattr(self, "train_set"):
-            self.train_images = _read("train", self.folder)
-            self.train_set, self.val_set = self._split(self.train_images)
+        if not hasattr(self, "folder"):
+            self.folder = download.folder(self.hparams["data_dir"], self.hparams["source"])
         if not hasattr(self, "test_set"):
             self.test_set = _read("t10k", self.folder)
+        if stage in ("fit", "validate") and not hasattr(self, "train_set"):
+            self.train_images = _read("train", self.folder)
+            self._expect(self.expected, "--data.sha256 names, or --data.sha256 null for any")
+            self.train_set, self.val_set = self._split(self.train_images)
 
     @property
     def dataset_name(self) -> str:
         """What the run is labelled with: the name of the folder that the files were read from."""
-        return self.folder.name
+        return beside(self.folder, "{}").name
+
+    @property
+    def source(self) -> Source:
+        """Where the files came from; of auto, what it came to: the sample, or the files that were there."""
+        asked: Source = self.hparams["source"]
+        sample = self.folder == sample_dir(Path(self.hparams["data_dir"]))
+        return asked if asked != "auto" else "sample" if sample else "files"
 
     @cached_property
     def sha256(self) -> str:
         """Identity of the data: the SHA-256 of all pixels and labels, in the order of the files."""
         return _sha256(self.train_images, self.test_set)
 
-    @property
+    @cached_property
     def test_sha256(self) -> str:
         """Identity of the test data: the SHA-256 of its pixels and labels."""
         return _sha256(self.test_set)
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint says of the data it was trained on."""
-        return {"sha256": self.sha256}
+    def state_dict(self) -> dict[str, str]:
+        """What a checkpoint says of the data it was trained on: its identity."""
+        identity = {"sha256": self.sha256, "test_sha256": self.test_sha256}
+        return {"name": self.dataset_name, "source": self.source, **identity}
+
+    def load_state_dict(self, state_dict: dict[str, str]) -> None:
+        """Refuses, with a DataError, to resume training on other data."""
+        if self.trainer and self.trainer.state.fn == TrainerFn.FITTING:
+            self._expect(state_dict.get("sha256"), "the checkpoint was trained on")
+
+    def _expect(self, sha256: str | None, of_which: str) -> None:
+        if sha256 not in (None, self.sha256):
+            raise DataError(
+                f"{self.folder}: expected the data of SHA-256 {sha256}, got {self.sha256}; give the --data.data_dir "
+                f"that {of_which}"
+            )
 
     def _split(self, dataset: ImageDataset) -> tuple[Images, Images]:
         total, size = len(dataset), self.hparams["val_size"]

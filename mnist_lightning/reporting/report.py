@@ -54,9 +54,11 @@ def metrics(results: Mapping[str, Tensor], dataset: str, sha256: str) -> dict[st
 
 def summary(results: Mapping[str, Any]) -> str:
     """Returns accuracy, loss and what they were measured on, in a line."""
+    seen = results.get("seen_in_training", 0)
+    caution = "; whether it was trained on any is unknown" if seen is None else f", {seen:,} of which it was trained on"
     return (
         f"test accuracy {results['accuracy']:.2%}, loss {results['loss']:.4f} "
-        f"({results['num_samples']:,} test images of {results['dataset']})"
+        f"({results['num_samples']:,} test images of {results['dataset']}{'' if seen == 0 else caution})"
     )
 
 

@@ -17,7 +17,9 @@ from mnist_lightning.console.messages import class_errors, trainer_errors
 from mnist_lightning.console.parser import Parser, Seed
 from mnist_lightning.console.terminal import command
 from mnist_lightning.data.datamodule import MNISTDataModule
+from mnist_lightning.data.format import is_complete
 from mnist_lightning.errors import UserError
+from mnist_lightning.files import places
 from mnist_lightning.model.base import BaseClassifier
 from mnist_lightning.model.checkpoint import Checkpoint, read_checkpoint
 from mnist_lightning.model.classifier import MNISTClassifier
@@ -84,6 +86,9 @@ class MNISTCLI(LightningCLI):
         model = self.config.model  # a run's config.yaml says the sizes that its net has
         model.hidden, model.channels = sizes(model.net, model.hidden, model.channels)
         model.betas = list(model.betas)
+        data = self.config.data
+        if data.sha256:  # a run's config.yaml, which may be repeated from any folder
+            data.data_dir = str(next(filter(is_complete, places(data.data_dir, *self._configs)), data.data_dir))
 
     def instantiate_classes(self) -> None:
         with class_errors():
@@ -164,6 +169,11 @@ class MNISTCLI(LightningCLI):
             raise SystemExit(128 + stop.signum) from None
 
     @property
+    def _configs(self) -> list[Path]:
+        """The files that ``--config`` names."""
+        return [Path(config.absolute) for config in self.config.get("config") or []]
+
+    @property
     def plain_config(self) -> dict[str, Any]:
         """The whole configuration as plain values, as a run's config.yaml holds it."""
         config: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
@@ -181,17 +191,19 @@ class MNISTCLI(LightningCLI):
                 raise UserError(
                     "expected the file of a checkpoint for --ckpt_path, as this run has no folder, got last"
                 )
-            path = last_checkpoint(root, self.plain_config)
+            path = last_checkpoint(root, self.plain_config, self.datamodule.sha256)
             if path is None:
                 if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
                     print(f"no checkpoint of this experiment in {root} yet: beginning at the start", file=sys.stderr)
                 self.config.ckpt_path = None  # what repeats this run begins at the start too
+        elif path and self._configs:
+            path = next((place for place in places(path, *self._configs) if place.is_file()), path)
         if path is None:
             return None
         newest = Path(path, LAST)  # of a run's folder
         checkpoint = read_checkpoint(newest if newest.is_file() else path, needs=RESUMABLE)
         checkpoint.load_weights(self.model)  # for its error; Lightning loads them again, with all the rest
-        check_resumable(checkpoint, self.config.model)
+        check_resumable(checkpoint, self.config.model, self.datamodule)
         return checkpoint
 
     def test(self) -> dict[str, Tensor]:

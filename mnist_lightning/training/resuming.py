@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, SequentialLR
 
+from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
-from mnist_lightning.model.checkpoint import Checkpoint
+from mnist_lightning.model.checkpoint import Checkpoint, CheckpointError
 from mnist_lightning.model.schedule import epochs, total_steps
+from mnist_lightning.provenance import named, own_data
 from mnist_lightning.training.run_folder import RunRecord
 
 # Parts that a checkpoint needs to be resumed from, and their types
@@ -33,16 +35,19 @@ RESTORED = ["optimizer", "lr", "weight_decay", "betas", "momentum", "nesterov"]
 RESTORED += ["scheduler", "step_size", "gamma", "warmup_epochs"]
 
 
-def check_resumable(checkpoint: Checkpoint, options: Mapping[str, Any]) -> None:
-    """Checks that a run does not ask for what a checkpoint's states would undo.
+def check_resumable(checkpoint: Checkpoint, options: Mapping[str, Any], data: MNISTDataModule) -> None:
+    """Checks that a run goes on with what a checkpoint was trained on, and does not ask for what its states would undo.
 
     Args:
         checkpoint: What the run shall be resumed from.
         options: Of the run's MNISTClassifier.
+        data: Of the run, ready to train on.
 
     Raises:
-        CheckpointError: It has other options of the optimizer or the schedule; or its history is none.
+        CheckpointError: It is of other data, or has other options of the optimizer or the schedule; or its history is
+            none.
     """
+    _check_data(checkpoint, data)
     checkpoint.history  # noqa: B018  # for its error
     theirs = checkpoint.model_options
     for name in RESTORED:
@@ -51,6 +56,19 @@ def check_resumable(checkpoint: Checkpoint, options: Mapping[str, Any]) -> None:
                 f"expected --model.{name} {theirs[name]}, which its optimizer resumes with, got {options[name]}; "
                 "give the same options, or --config with the run's config.yaml"
             )
+
+
+def _check_data(checkpoint: Checkpoint, data: MNISTDataModule) -> None:
+    theirs, ours = checkpoint.trained_on, data.state_dict()
+    if theirs["sha256"] != ours["sha256"]:
+        try:
+            advice = f"which is in {(place := own_data(checkpoint).folder)} now; give --data.data_dir {place}"
+        except CheckpointError:
+            advice = "which is not where it was; give its folder as --data.data_dir"
+        raise checkpoint.error(
+            f"expected the data that it was trained on, {named(theirs)}, got {named(ours)} from {data.folder}; resume "
+            f"on the former, {advice}, or begin anew without --ckpt_path"
+        )
 
 
 @contextmanager

@@ -25,8 +25,10 @@ from mnist_lightning.model.checkpoint import Checkpoint
 from mnist_lightning.training.callbacks import RunTimer
 
 LAST = Path("checkpoints", "last.ckpt")
-# What makes two runs the same experiment; the rest is where it runs, for how long, and what it keeps.
-IDENTITY = ("seed_everything", "model", "data")
+# What makes two runs the same experiment; the rest is where it runs, for how long, and what it keeps. The data is what
+# its hash says, wherever it is.
+EXPERIMENT = ("seed_everything", "model", "data")
+WHEREABOUTS = ("data_dir", "source", "mirrors", "sha256")
 
 
 def new_run(root: Path, name: str | None = None) -> Path:
@@ -79,17 +81,26 @@ def run_logger(
     return TensorBoardLogger(run.parent, "", run.name, default_hp_metric=False, max_queue=1000, **options)
 
 
-def last_checkpoint(root: Path, config: Mapping[str, Any]) -> Path | None:
-    """Returns the newest ``last.ckpt`` among the runs of the same experiment, or None."""
-    checkpoints = list(root.glob(f"*/{LAST}"))
-    same = [path for path in checkpoints if _identity(config_of(run_of(path))) == _identity(config)]
-    return max(same, key=lambda path: path.stat().st_mtime_ns, default=None)
+def last_checkpoint(root: Path, config: Mapping[str, Any], sha256: str) -> Path | None:
+    """Returns the newest ``last.ckpt`` among the runs of the same experiment, or None.
+
+    Where none of them is on the data of this SHA-256, it is one that was asked for by the same options: the data has
+    changed under it, which :func:`~mnist_lightning.training.resuming.check_resumable` refuses.
+    """
+    found = []
+    for path in root.glob(f"*/{LAST}"):
+        theirs = config_of(run_of(path))
+        same_data = _data(theirs).get("sha256") == sha256
+        if _options(theirs) == _options(config) and (same_data or _asks_for(config, _data(theirs))):
+            found.append((same_data, path.stat().st_mtime_ns, path))
+    return max(found)[-1] if found else None
 
 
 def is_run_of(run: Path, config: Mapping[str, Any]) -> bool:
-    """Tells whether a run is of the same experiment, for as many epochs."""
+    """Tells whether a run is of the same experiment, by the same options, for as many epochs."""
     theirs = config_of(run)
-    return _identity(theirs) == _identity(config) and _epochs(theirs) == _epochs(config)
+    same = _options(theirs) == _options(config) and _asks_for(config, _data(theirs))
+    return same and _epochs(theirs) == _epochs(config)
 
 
 def run_of(checkpoint: Path) -> Path:
@@ -112,8 +123,21 @@ def config_of(run: Path) -> Mapping[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _identity(config: Mapping[str, Any]) -> list[Any]:
-    return [config.get(key) for key in IDENTITY]
+def _data(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    data = config.get("data")
+    return data if isinstance(data, dict) else {}
+
+
+def _options(config: Mapping[str, Any]) -> list[Any]:
+    """What an experiment is, but for its data."""
+    data = {name: value for name, value in _data(config).items() if name not in WHEREABOUTS}
+    return [*(config.get(key) for key in EXPERIMENT[:-1]), data]
+
+
+def _asks_for(config: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+    """Tells whether options are those that gave a run its data, whose source its record has found out."""
+    asked = _data(config)
+    return asked.get("data_dir") == data.get("data_dir") and asked.get("source") in ("auto", data.get("source"))
 
 
 def _epochs(config: Mapping[str, Any]) -> Any:
@@ -150,6 +174,8 @@ class RunRecord(SaveConfigCallback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Gathers what takes time before the clock runs."""
         self._environment = _environment(trainer, pl_module)
+        data = data_of(trainer)  # config.yaml names it, so that what repeats the run has the same, or is refused
+        self.config.data.source, self.config.data.sha256 = data.source, data.sha256
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
         if not self.already_saved:
@@ -207,7 +233,7 @@ def _environment(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, 
         "processes": trainer.world_size,
         "seed": torch.initial_seed(),
         "dataset": data.dataset_name,
-        "dataset_sha256": data.sha256,
+        **{f"dataset_{name}": value for name, value in data.state_dict().items() if name != "name"},
         "git_commit": _git_commit(),
     }
 

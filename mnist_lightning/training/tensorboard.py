@@ -66,7 +66,9 @@ class TensorBoardPlots(L.Callback):
         reached = {name: points[-1][1] for name, points in pl_module.history.items()}
         reached |= {name: value.item() for name, value in trainer.callback_metrics.items()}
         figures = {f"final/{name.replace('/', '_')}": reached[name] for name in FIGURES if name in reached}
-        options = {**pl_module.hparams, **data_of(trainer).hparams, "seed": torch.initial_seed()}
+        data = data_of(trainer)
+        used = {"data_dir": str(data.folder), "source": data.source, "data_sha256": data.sha256}
+        options = {**pl_module.hparams, **data.hparams, **used, "seed": torch.initial_seed()}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 given = {name: value for name, value in options.items() if value is not None}

