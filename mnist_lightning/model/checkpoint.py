@@ -15,13 +15,13 @@ from lightning.pytorch.cli import LightningArgumentParser
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import checkpoint_of
-from mnist_lightning.model.classifier import LAYERS, MNISTClassifier
+from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.model.ensemble import Ensemble
+from mnist_lightning.model.nets import LAYERS
 
 # Lightning's names in a checkpoint for the options of the model, those of the data, and the data's own state
 MODEL, DATA, DATA_STATE = "hyper_parameters", "datamodule_hyper_parameters", MNISTDataModule.__qualname__
 IDENTITY = ("name", "source", "sha256", "test_sha256", "data_dir")  # of the data
-SMALL = 2**24  # weights that any file may ask for: 64 MB
 RENAMED = {"width": "ink_width"}  # options of the model that earlier versions called otherwise
 GONE = ("steps_per_execution", "gradient_clip_val")  # and those that are no longer the model's
 
@@ -86,7 +86,7 @@ class Checkpoint:
         try:
             with torch.device("meta"):  # where sizes that a stranger makes up cost nothing
                 size = sum(parameter.numel() for parameter in MNISTClassifier(**options).parameters())
-            if size > max(self.path.stat().st_size, SMALL):
+            if size > max(self.path.stat().st_size, 2**24):  # 64 MB are nothing to anybody
                 raise UserError(f"expected a file that holds the {size:,} weights of its net, got a smaller one")
             model = MNISTClassifier(**options)
         except (UserError, RuntimeError, TypeError, OverflowError) as error:
@@ -103,8 +103,7 @@ class Checkpoint:
                     raise RuntimeError(f"{name} is no tensor of shape {tuple(value.shape)}")
             model.load_state_dict(given)
         except (RuntimeError, TypeError, AttributeError) as error:
-            reason = shorten(str(error), 300)
-            raise self.error(f"expected weights that fit the model, but they are another's ({reason})") from error
+            raise self.error(f"expected weights that fit the model, got others ({shorten(str(error), 300)})") from error
 
     def error(self, message: str) -> CheckpointError:
         """Returns an error that names the file."""

@@ -20,7 +20,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from mnist_lightning.data.format import CLASSES, SIDE
 from mnist_lightning.errors import UserError
 from mnist_lightning.model.base import LOSSES, BaseClassifier, Loss, LossName, accuracy
-from mnist_lightning.model.nets import Activation, NetName, build, sizes
+from mnist_lightning.model.nets import LAYERS, Activation, NetName, build, sizes
 from mnist_lightning.model.schedule import (
     OPTIMIZER_BOUNDS,
     Bound,
@@ -31,7 +31,6 @@ from mnist_lightning.model.schedule import (
 )
 from mnist_lightning.traced import StepTracer
 
-LAYERS = 300  # that a net may have: a parser's time grows with their square, and a checkpoint may be a stranger's
 BOUNDS: tuple[Bound, ...] = (
     *OPTIMIZER_BOUNDS,
     ("hidden", lambda o: len(o["hidden"]) <= LAYERS, f"at most {LAYERS} layers"),

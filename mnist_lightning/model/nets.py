@@ -16,6 +16,7 @@ from mnist_lightning.model.deslant import Deslant
 
 Activation = Literal["relu", "sigmoid", "tanh", "gelu"]
 NetName = Literal["simple", "lenet5", "convnet"]
+LAYERS = 300  # that a net may have: a parser's time grows with their square, and a checkpoint may be a stranger's
 
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "gelu": nn.GELU}
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mnist_lightning import files
-from mnist_lightning.data.datamodule import ImageDataset
 from mnist_lightning.data.format import CLASSES
+from mnist_lightning.data.images import ImageDataset
 from mnist_lightning.model.base import BaseClassifier
 from mnist_lightning.reporting import charts, plots
 from mnist_lightning.reporting.charts import History

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
-from mnist_lightning.data.datamodule import Images, MNISTDataModule
+from mnist_lightning.data.datamodule import MNISTDataModule
+from mnist_lightning.data.images import Images
 from mnist_lightning.training.cli import MNISTCLI
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # the guide's script is one that people run
