@@ -1,28 +1,34 @@
-"""A training step as a straight line: forward, loss and gradients traced once, then the optimizer's kernel.
+"""A training step as a straight line: forward, loss and gradients recorded once, then the optimizer's kernel.
 
 A loop over small batches spends as much on finding out what to do as on doing it: autograd builds a graph and walks it,
-and the optimizer goes through its bookkeeping. Both come out the same for each batch of one shape. So ``make_fx``
-records the ATen calls of one step (0.1 s; no compiler), which then run without autograd: the same kernels in the same
-order, and so the same bits. Nothing here knows of MNIST or of Lightning: the file can be taken along.
+and the optimizer goes through its bookkeeping. Both come out the same for each batch of one shape. So the ATen calls of
+one step are recorded (in milliseconds; no compiler), and then run without autograd: the same kernels in the same order,
+and so the same bits. Nothing here knows of MNIST or of Lightning: the file can be taken along.
 
-What it relies on, and tests/test_traced.py holds: ``make_fx`` (in ``torch.fx.experimental``) and the fused kernels
-``torch._fused_adam_``, ``_fused_adamw_`` and ``_fused_sgd_``, as ``torch.optim`` calls them from 2.11 to 2.13.
+It relies on ``TorchDispatchMode``, through which each ATen call passes, and on the kernels ``torch._fused_adam_``,
+``_fused_adamw_`` and ``_fused_sgd_`` as ``torch.optim`` calls them from 2.11 to 2.13; tests/test_traced.py holds both.
 """
 
+import copy
 import logging
-from collections.abc import Callable, Hashable, Iterator
+import random
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from operator import getitem
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.node import map_aggregate
 from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import optimizer as optim
+from torch.utils._python_dispatch import TorchDispatchMode
 
 log = logging.getLogger(__name__)
-aten = torch.ops.aten
 
+Loss = Callable[[Tensor, Tensor], Tensor]
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Line = Callable[..., tuple[Tensor, ...]]
 MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 PARAMETER_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
@@ -31,206 +37,208 @@ class UntraceableError(Exception):
     """Why a step can only be taken by autograd."""
 
 
-def trace_step(
-    net: nn.Module,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    optimizer: Optimizer,
-    inputs: Tensor,
-    targets: Tensor,
-    change_gradients: Callable[[], None] | None = None,
-) -> Step:
-    """Returns a function that takes one optimizer step: (inputs, targets) -> (loss, outputs), both detached.
-
-    It holds for as long as :func:`fingerprint` stays what it was with the example. Random numbers are drawn and buffers
-    change as in an ordinary step; the example changes neither net nor optimizer.
+class StepTracer:
+    """Records a step for each kind of batch that comes, and again when what the record has fixed changes.
 
     Args:
         net: What is trained, in training mode.
         loss: Maps outputs and targets to a scalar.
-        optimizer: Of the parameters of the net that need gradients. Its state is used in place.
-        inputs: An example batch.
-        targets: An example batch.
+        optimizer: Of the parameters of the net that need gradients.
         change_gradients: What is done between the gradients, which it finds in ``.grad``, and the step.
-
-    Raises:
-        UntraceableError: Somebody looks at gradients or at layers, or the net can't be traced.
-    """
-    parameters: list[Tensor] = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    _refuse_watchers(net, inputs.device)
-    gradients = _trace(net, loss, inputs, targets)
-    update = _update(optimizer, parameters)
-    tensors = [*net.parameters(), *net.buffers()]
-
-    @torch.no_grad()
-    def step(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        *grads, value, outputs = gradients(*tensors, inputs, targets)
-        if change_gradients:
-            _give(parameters, grads)
-            change_gradients()
-        update(grads)
-        return value, outputs
-
-    return step
-
-
-def _refuse_watchers(net: nn.Module, device: torch.device) -> None:
-    if any(_hooks(net)):
-        raise UntraceableError("expected no hooks on modules and parameters, which a traced step cannot call")
-    if torch.is_autocast_enabled(device.type):
-        raise UntraceableError("expected no mixed precision, which a traced step cannot follow")
-    if torch.is_anomaly_enabled():
-        raise UntraceableError("expected no detection of anomalies, which watches autograd")
-
-
-class StepTracer:
-    """Traces a step for each kind of batch that comes, and again when what the trace has fixed changes.
-
-    Args:
-        net, loss, optimizer, change_gradients: As for :func:`trace_step`.
         required: Whether a step that cannot be traced is an error.
     """
 
     def __init__(
         self,
         net: nn.Module,
-        loss: Callable[[Tensor, Tensor], Tensor],
+        loss: Loss,
         optimizer: Optimizer,
         change_gradients: Callable[[], None] | None = None,
         required: bool = False,
     ) -> None:
         self.net, self.loss, self.optimizer, self.change_gradients = net, loss, optimizer, change_gradients
         self.required = required
-        self._steps: dict[Hashable, Step | None] = {}
+        self._lines: dict[Hashable, Line] = {}
+        self._refused = False
 
     def step_for(self, inputs: Tensor, targets: Tensor) -> Step | None:
-        """Returns the traced step for batches like this one, or None where there can be none: a debug log says why.
+        """Returns a function that takes a step with batches like this one: (inputs, targets) -> (loss, outputs).
+
+        It changes parameters, buffers, the optimizer's state and the random generator as an ordinary step does, but
+        leaves no graph. It is good until net or optimizer are changed otherwise: ask again now and then. None where
+        there can be none: a debug log says why.
 
         Raises:
             UntraceableError: There can be none, where it is required.
         """
         key = fingerprint(self.net, inputs, targets)
-        if key not in self._steps:
+        if key not in self._lines and not self._refused:
             try:
-                traced = trace_step(self.net, self.loss, self.optimizer, inputs, targets, self.change_gradients)
+                self._lines[key] = _record(self.net, self.loss, inputs, targets)
             except UntraceableError as error:
                 if self.required:
                     raise
-                traced = None
+                self._refused = True
                 log.debug("steps are left to autograd: %s", error)
-            self._steps[key] = traced
-        return self._steps[key]
+        line = self._lines.get(key)
+        return _step(line, self.net, self.optimizer, self.change_gradients) if line else None
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_steps": {}}  # functions that can't be pickled, and are soon made again
+        return vars(self) | {"_lines": {}}  # functions that can't be pickled, and are soon made again
 
 
 def fingerprint(net: nn.Module, inputs: Tensor, targets: Tensor) -> Hashable:
-    """What a trace has fixed: shapes and types, hooks, and each module's plain values, such as Dropout's ``p``."""
+    """What a record has fixed: kinds of tensors, hooks, modules, and their plain values, such as Dropout's ``p``."""
     plain = (bool, int, float, str, tuple, type(None))
     return (
-        *((tensor.shape, tensor.dtype, tensor.device) for tensor in (inputs, targets)),
+        *((t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in (inputs, targets, *_tensors(net))),
         torch.is_autocast_enabled(inputs.device.type),
         torch.is_anomaly_enabled(),
-        *((id(parameter), parameter.requires_grad) for parameter in net.parameters()),
-        *_hooks(net),
-        *(value for module in net.modules() for value in vars(module).values() if isinstance(value, plain)),
+        any(_hooks(net)),
+        *((module, *(v for v in vars(module).values() if isinstance(v, plain))) for module in net.modules()),
     )
 
 
-def _hooks(net: nn.Module) -> Iterator[bool]:
-    """Whether somebody looks at modules or at gradients, for each of them."""
-    for module in net.modules():
-        yield any(getattr(module, hooks) for hooks in MODULE_HOOKS)
-    for parameter in net.parameters():
-        yield any(getattr(parameter, hooks) for hooks in PARAMETER_HOOKS)
+def _tensors(net: nn.Module) -> list[Tensor]:
+    return [*net.parameters(), *net.buffers()]
 
 
-def _trace(
-    net: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, targets: Tensor
-) -> Callable[..., tuple[Tensor, ...]]:
-    """Returns (*parameters, *buffers, inputs, targets) -> (*gradients, loss, outputs)."""
-    names = [name for name, _ in (*net.named_parameters(), *net.named_buffers())]
-    learned = [parameter.requires_grad for parameter in net.parameters()]
+def _hooks(net: nn.Module) -> Iterator[Any]:
+    """What looks at modules or at gradients, and could not at a traced step."""
+    yield nn.modules.module._has_any_global_hook()
+    yield from (getattr(module, hooks) for module in net.modules() for hooks in MODULE_HOOKS)
+    yield from (getattr(parameter, hooks) for parameter in net.parameters() for hooks in PARAMETER_HOOKS)
 
-    def step(*tensors: Tensor) -> tuple[Tensor, ...]:
-        *values, inputs, targets = tensors
-        outputs = functional_call(net, dict(zip(names, values, strict=True)), (inputs,))
-        value = loss(outputs, targets)
-        parameters = [tensor for tensor, learns in zip(values, learned, strict=False) if learns]
-        found = torch.autograd.grad(value, parameters)
-        # in the layout of its parameter, as autograd leaves it, for the fused kernels go through both side by side
-        grads = (
-            grad if grad.stride() == parameter.stride() else torch.empty_like(parameter).copy_(grad)
-            for grad, parameter in zip(found, parameters, strict=True)
-        )
-        return (*grads, value.detach(), outputs.detach())
 
-    parameters = [p.detach().clone().requires_grad_(p.requires_grad) for p in net.parameters()]
-    buffers = [buffer.clone() for buffer in net.buffers()]
+def _record(net: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor) -> Line:
+    """Takes a step with a copy, and returns its calls as a function of parameters, buffers, inputs and targets.
+
+    It returns the gradients of the parameters that need them, loss and outputs.
+    """
+    if torch.is_autocast_enabled(inputs.device.type) or torch.is_anomaly_enabled() or any(_hooks(net)):
+        raise UntraceableError("expected no hooks, no mixed precision and no detection of anomalies")
     try:
-        with torch.random.fork_rng([inputs.device] if inputs.is_cuda else []), torch.enable_grad():
-            module = make_fx(step)(*parameters, *buffers, inputs, targets)
+        net, inputs, targets = copy.deepcopy(net), inputs.clone(), targets.clone()
+        recorder = _Recorder([*_tensors(net), inputs, targets])
+        before = fingerprint(net, inputs, targets), random.getstate(), str(np.random.get_state())
+        with torch.random.fork_rng([inputs.device] if inputs.is_cuda else []), torch.enable_grad(), recorder:
+            outputs = net(inputs)
+            value = loss(outputs, targets)
+            gradients = _gradients(value, [parameter for parameter in net.parameters() if parameter.requires_grad])
+        line = recorder.line(*gradients, value, outputs)
     except Exception as error:  # whatever a net may do that can't be recorded
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UntraceableError(f"expected a step that can be traced, got one that cannot: {reason}") from error
-    return _straight(module)
+    if before != (fingerprint(net, inputs, targets), random.getstate(), str(np.random.get_state())):
+        raise UntraceableError("expected a net that keeps no count of its steps, and no chance but PyTorch's")
+    return line
 
 
-def _straight(module: fx.GraphModule) -> Callable[..., tuple[Tensor, ...]]:
-    """Takes from a trace what only autograd needed, and returns the function that it is."""
-    module.graph.set_codegen(fx.graph.CodeGen())  # plain arguments: no pytree in each call
-    for node in module.graph.nodes:
-        if node.op == "call_function" and node.target is aten.detach.default:
-            node.replace_all_uses_with(node.args[0])
-        elif node.op == "call_function" and node.target is aten.t.default and node.args[0].target is aten.t.default:
-            node.replace_all_uses_with(node.args[0].args[0])
-    module.graph.eliminate_dead_code()
-    module.recompile()
-    return module.forward
+def _gradients(loss: Tensor, parameters: list[Tensor]) -> list[Tensor]:
+    """The gradients, each laid out as its parameter: so autograd does, as kernels go through both side by side."""
+    return [
+        grad if grad.stride() == parameter.stride() else torch.empty_like(parameter).copy_(grad)
+        for grad, parameter in zip(torch.autograd.grad(loss, parameters), parameters, strict=True)
+    ]
 
 
-def _give(parameters: list[Tensor], grads: list[Tensor]) -> None:
-    for parameter, grad in zip(parameters, grads, strict=True):
-        parameter.grad = grad
+class _Recorder(TorchDispatchMode):
+    """Writes down the ATen calls that are made, in terms of some tensors."""
 
+    def __init__(self, tensors: list[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.graph = fx.Graph()
+        self._kept = list(tensors)  # so that no other tensor gets their ids
+        self._nodes = {id(tensor): self.graph.placeholder(f"x{n}") for n, tensor in enumerate(tensors)}
 
-def _update(optimizer: Optimizer, parameters: list[Tensor]) -> Callable[[list[Tensor]], None]:
-    """Returns what changes the parameters by their gradients: the optimizer's step, or, where it can be, its kernel."""
-    kernel = _kernel(optimizer, parameters)
-    before, after = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
-
-    def update(grads: list[Tensor]) -> None:
-        begun = all(optimizer.state.get(parameter) for parameter in parameters)  # the first step makes the state
-        if kernel and begun and not before and not after:
-            kernel(grads)
+    def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.data_dependent_output in call.tags:
+            raise UntraceableError(f"{call} looks at values")
+        result = call(*args, **(kwargs or {}))
+        if call is torch.ops.aten.detach.default:  # what only autograd needs
+            node = self._node(args[0])
         else:
-            _give(parameters, grads)
+            arguments, options = map_aggregate((args, kwargs or {}), self._node)
+            node = self.graph.call_function(call, arguments, options)
+        several = isinstance(result, tuple | list)
+        for number, tensor in enumerate(result if several else [result]):
+            if isinstance(tensor, Tensor):
+                self._kept.append(tensor)
+                self._nodes[id(tensor)] = self.graph.call_function(getitem, (node, number)) if several else node
+        return result
+
+    def _node(self, value: Any) -> Any:
+        if isinstance(value, Tensor) and id(value) not in self._nodes:
+            raise UntraceableError("a tensor is neither parameter, buffer nor batch, nor made of these")
+        return self._nodes[id(value)] if isinstance(value, Tensor) else value
+
+    def line(self, *results: Tensor) -> Line:
+        """Returns the function of the tensors that has these results."""
+        self.graph.output(tuple(map(self._node, results)))
+        t = torch.ops.aten.t.default
+        for node in self.graph.nodes:  # autograd transposes each weight's gradient there and back
+            if node.target is t and node.args[0].target is t:
+                node.replace_all_uses_with(node.args[0].args[0])
+        self.graph.eliminate_dead_code()
+        line: Line = fx.GraphModule(nn.Module(), self.graph).forward
+        return line
+
+
+def _step(line: Line, net: nn.Module, optimizer: Optimizer, change_gradients: Callable[[], None] | None) -> Step:
+    """Returns the step that a line is a part of, with the tensors of net and optimizer as they are now."""
+    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    tensors = [tensor.detach() for tensor in _tensors(net)]  # so that nothing asks for a graph
+    kernel = _kernel(optimizer, parameters)
+    hooks = [*optimizer._optimizer_step_post_hooks.values(), *optim._global_optimizer_post_hooks.values()]
+
+    def step(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal kernel
+        *gradients, value, outputs = line(*tensors, inputs, targets)
+        if change_gradients or hooks or not kernel:
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+        if change_gradients:
+            change_gradients()
+        if kernel:
+            kernel(gradients)
+            for hook in hooks:
+                hook(optimizer, (optimizer,), {})
+        else:
             optimizer.step()
+            kernel = _kernel(optimizer, parameters)  # a first step makes the state
+        return value, outputs
 
-    return update
+    return step
 
 
-def _kernel(optimizer: Optimizer, parameters: list[Tensor]) -> Callable[[list[Tensor]], None] | None:
-    """Returns the call of a fused kernel that an optimizer's step comes down to; None where it does more."""
+def _kernel(optimizer: Optimizer, parameters: Sequence[Tensor]) -> Callable[[list[Tensor]], None] | None:
+    """Returns the call of a fused kernel that a step comes down to; None where it does more, or has no state yet."""
     group, *others = optimizer.param_groups
     special = any(group.get(name) for name in ("amsgrad", "maximize", "capturable", "differentiable"))
-    if others or special or not group.get("fused"):
+    watched = optimizer._optimizer_step_pre_hooks or optim._global_optimizer_pre_hooks
+    states = [optimizer.state.get(parameter, {}) for parameter in parameters]
+    known = type(optimizer) in (Adam, AdamW, SGD) and group.get("fused") and all(states)
+    if others or special or watched or not known:
         return None
-    one = torch.ones((), device=parameters[0].device)
+    values = [parameter.detach() for parameter in parameters]
+    one = torch.ones((), device=values[0].device)
 
-    def state(name: str) -> list[Tensor]:
-        return [optimizer.state[parameter][name] for parameter in parameters]
+    def sgd(gradients: list[Tensor]) -> None:
+        options = {
+            name: group[name] for name in ("lr", "weight_decay", "momentum", "dampening", "nesterov", "maximize")
+        }
+        torch._fused_sgd_(values, gradients, buffers, **options, is_first_step=False)
 
-    def adam(grads: list[Tensor]) -> None:
-        for count in (counts := state("step")):
+    def adam(gradients: list[Tensor]) -> None:
+        for count in counts:
             count.add_(one)
-        options = {"lr": group["lr"], "beta1": group["betas"][0], "beta2": group["betas"][1], "eps": group["eps"]}
-        options |= {"weight_decay": group["weight_decay"], "amsgrad": False, "maximize": False}
-        fused(parameters, grads, state("exp_avg"), state("exp_avg_sq"), [], counts, **options)
+        options = {name: group[name] for name in ("lr", "weight_decay", "eps", "amsgrad", "maximize")}
+        first, second = group["betas"]
+        fused(values, gradients, means, squares, [], counts, beta1=first, beta2=second, **options)
 
-    def sgd(grads: list[Tensor]) -> None:
-        options = {name: group[name] for name in ("lr", "weight_decay", "momentum", "dampening", "nesterov")}
-        torch._fused_sgd_(parameters, grads, state("momentum_buffer"), **options, maximize=False, is_first_step=False)
-
-    fused = torch._fused_adamw_ if type(optimizer) is AdamW else torch._fused_adam_
-    return {Adam: adam, AdamW: adam, SGD: sgd}.get(type(optimizer))
+    if type(optimizer) is SGD:
+        buffers = [state["momentum_buffer"] for state in states]
+        return sgd
+    counts, means, squares = ([state[name] for state in states] for name in ("step", "exp_avg", "exp_avg_sq"))
+    fused = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+    return adam

@@ -1,7 +1,9 @@
 """A traced step is an ordinary one, to the last bit, for any net, loss and optimizer; or a reason says why not."""
 
 import pickle
+import random
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from torch.optim import SGD, Adam, AdamW
 
 from mnist_lightning.model.base import squared_error
 from mnist_lightning.model.nets import build
-from mnist_lightning.traced import StepTracer, UntraceableError, trace_step
+from mnist_lightning.traced import StepTracer, UntraceableError
 
 NETS = {
     "simple": {"net": "simple"},
@@ -132,16 +134,36 @@ def test_tracing_changes_nothing(batches):
     optimizer = Adam(model.parameters(), fused=True)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     torch.manual_seed(1)
-    trace_step(model, F.cross_entropy, optimizer, *batches[0])
+    assert StepTracer(model, F.cross_entropy, optimizer).step_for(*batches[0])
     drawn = torch.rand(1)
     assert drawn == torch.rand(1, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
     assert not optimizer.state and all(parameter.grad is None for parameter in model.parameters())
 
 
-class Choosy(nn.Linear):
+class Odd(nn.Module):
+    """A layer whose forward does what no record can hold."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change, self.calls = change, 0
+
     def forward(self, images):
-        return super().forward(images.flatten(1) if images.mean() > 0 else images.flatten(1) / 2)
+        return self.change(self, images)
+
+
+def count(layer, images):
+    layer.calls += 1
+    return images / layer.calls
+
+
+ODD = {
+    "looks at values": lambda layer, images: images if images.mean() > 0 else images / 2,
+    "a tensor is neither": lambda layer, images: torch.from_numpy(images.numpy() / 2),
+    "keeps no count": count,
+    "no chance but PyTorch's": lambda layer, images: images * random.random(),
+    "chance but": lambda layer, images: images * np.random.rand(),
+}
 
 
 @pytest.mark.parametrize(
@@ -150,7 +172,7 @@ class Choosy(nn.Linear):
         (lambda model: model.register_forward_hook(lambda *_: None), "hooks"),
         (lambda model: model[-1].weight.register_hook(lambda _: None), "hooks"),
         (lambda model: model[-1].weight.register_post_accumulate_grad_hook(lambda _: None), "hooks"),
-        (lambda model: model.insert(0, Choosy(784, 784)), "can be traced"),
+        *((lambda model, change=change: model.insert(0, Odd(change)), reason) for reason, change in ODD.items()),
     ],
 )
 def test_what_cannot_be_traced_is_refused_or_left_to_autograd(batches, caplog, spoil, reason):

@@ -8,7 +8,7 @@ would have taken: the same batch, the same order, the same bits.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -38,18 +38,6 @@ BOUNDS: tuple[Bound, ...] = (
     ("label_smoothing", lambda o: 0 <= o["label_smoothing"] < 1, "from 0 to below 1"),
     ("label_smoothing", lambda o: not o["label_smoothing"] or o["loss"] == "cross_entropy", "0 for mse"),
 )
-
-
-class Step(NamedTuple):
-    """An optimizer step: logits (batch, 10), mean loss over the processes' ``size`` images each, learning rate."""
-
-    logits: Tensor
-    loss: Tensor
-    size: float
-    rate: float
-
-    def detached(self) -> "Step":
-        return self._replace(logits=self.logits.detach(), loss=self.loss.detach())
 
 
 class MNISTClassifier(BaseClassifier):
@@ -145,41 +133,50 @@ class MNISTClassifier(BaseClassifier):
         if self._rng_state is not None:
             torch.set_rng_state(self._rng_state)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Takes the optimizer steps of a chunk but the last, and returns the loss of that for Lightning to take."""
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Any]:
+        """Takes the optimizer steps of a chunk but the last, and returns the loss of that for Lightning to take.
+
+        With it come the mean loss of each step, and its learning rate.
+        """
         *chunk, last = [batch] if batch[1].ndim == 1 else zip(*batch, strict=True)
-        optimizer: Any = self.optimizers(use_pl_optimizer=False)
         traced = self._tracer.step_for(*chunk[0]) if chunk and self._tracer else None
-        steps = []
+        steps, rates = [], [self._rate]
         for images, labels in chunk:
-            if traced:
-                loss, logits = traced(images, labels)
-                step = Step(logits, loss, len(labels), optimizer.param_groups[0]["lr"])
-            else:
-                optimizer.zero_grad()
-                step = self._forward(images, labels)
-                step.loss.backward()
-                self.clip_gradients(optimizer)
-                optimizer.step()
+            steps.append((traced or self._step)(images, labels))
             self._step_schedule()
-            steps.append(step.detached())
-        step = self._forward(*last)
-        self._record([*steps, step.detached()], batch[1])
-        return step.loss
+            rates.append(self._rate)
+        logits = self(last[0])
+        loss = self._mean_loss(logits, last[1])
+        losses = self._measure([*steps, (loss.detach(), logits.detach())], batch[1])
+        if not chunk:
+            self.log_dict({"train/loss_step": losses[-1], "lr": rates[-1]})
+        return {"loss": loss, "losses": losses, "rates": rates}
+
+    def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes an optimizer step as the guide does, and returns loss and logits."""
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        optimizer.zero_grad()
+        logits = self(images)
+        loss = self._mean_loss(logits, labels)
+        loss.backward()
+        self.clip_gradients(optimizer)
+        optimizer.step()
+        return loss.detach(), logits.detach()
 
     def _mean_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return self.loss(logits, labels) / len(labels)
-
-    def _forward(self, images: Tensor, labels: Tensor) -> Step:
         size = float(len(labels))
         if self.trainer.world_size > 1:  # where a batch does not divide, processes differ by an image
             size = float(self._mean(torch.tensor(size, device=self.device)))
-        logits = self(images)
-        return Step(logits, self.loss(logits, labels) / size, size, self.trainer.optimizers[0].param_groups[0]["lr"])
+        return self.loss(logits, labels) / size
 
     def _mean(self, value: Tensor) -> Tensor:
         mean: Tensor = self.trainer.strategy.reduce(value, reduce_op="mean")
         return mean
+
+    @property
+    def _rate(self) -> float:
+        rate: float = self.trainer.optimizers[0].param_groups[0]["lr"]
+        return rate
 
     def _step_schedule(self) -> None:
         """Changes the learning rate between two steps of a chunk, where the schedule does."""
@@ -187,33 +184,14 @@ class MNISTClassifier(BaseClassifier):
             if config.interval == "step":
                 config.scheduler.step()  # type: ignore[call-arg]  # no plateau steps here
 
-    def _record(self, steps: Sequence[Step], labels: Tensor) -> None:
-        """Measures and logs steps, and has Lightning, which takes a chunk for one, count them."""
-        losses = self._mean(torch.stack([step.loss for step in steps]))
-        self.train_metrics["loss"].update(losses, weight=steps[0].size)
+    def _measure(self, steps: Sequence[tuple[Tensor, Tensor]], labels: Tensor) -> Tensor:
+        """Counts loss and logits of each step into the epoch's metrics, and returns the losses."""
+        losses, logits = zip(*steps, strict=True)
+        mean = self._mean(torch.stack(losses))
+        self.train_metrics["loss"].update(mean, weight=labels.shape[-1])
         if labels.numel():  # a process's part of a last batch can be empty
-            self.train_metrics["accuracy"].update(torch.cat([step.logits for step in steps]), labels.flatten())
-        newest = {"train/loss_step": losses[-1], "lr": torch.tensor(steps[-1].rate)}
-        if labels.ndim == 1:
-            self.log_dict(newest)
-        else:
-            self.trainer.callback_metrics.update(newest)
-            loop = self.trainer.fit_loop.epoch_loop
-            self._log_chunk(losses, steps, loop._batches_that_stepped)
-            progress = loop.automatic_optimization.optim_progress.optimizer.step.total
-            progress.ready += len(steps) - 1
-            progress.completed += len(steps) - 1
-            loop._batches_that_stepped += len(steps) - 1
-
-    def _log_chunk(self, losses: Tensor, steps: Sequence[Step], start: int) -> None:
-        """Logs every ``log_every_n_steps``-th loss and learning rate where Lightning would: steps count from 0."""
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set, but not declared
-        for number in range(len(steps)):
-            if every and (start + number + 1) % every == 0:
-                values = {"train/loss_step": losses[number].item(), "lr": steps[number].rate}
-                self.trainer.logged_metrics.update({name: torch.tensor(value) for name, value in values.items()})
-                for logger in self.loggers:
-                    logger.log_metrics(values | {"epoch": self.current_epoch}, start + number)
+            self.train_metrics["accuracy"].update(torch.cat(logits), labels.flatten())
+        return mean
 
     def on_train_epoch_end(self) -> None:
         self._end_epoch(self.train_metrics, before=1)

@@ -4,9 +4,12 @@ Chunks change the speed, never a result and never what a callback sees. So where
 ``training_step`` gets one batch at a time, as in every Lightning project.
 """
 
+from collections.abc import Sequence
+from itertools import count
 from typing import Any, Literal
 
 import lightning.pytorch as L
+import torch
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     GradientAccumulationScheduler,
@@ -110,6 +113,31 @@ class StepsPerExecution(L.Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, MNISTDataModule) and data.steps_per_execution > 1:
             trainer.fit_loop.max_batches = data.batches_per_epoch
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts and logs the steps of a chunk as Lightning would, which takes a chunk for one."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, MNISTDataModule) and data.steps_per_execution > 1 and len(outputs["rates"]) > 1:
+            loop, before = trainer.fit_loop.epoch_loop, len(outputs["rates"]) - 1
+            _log(trainer, loop._batches_that_stepped, outputs["losses"].tolist(), outputs["rates"])
+            progress = loop.automatic_optimization.optim_progress.optimizer.step.total
+            progress.ready += before
+            progress.completed += before
+            loop._batches_that_stepped += before
+
+
+def _log(trainer: L.Trainer, start: int, losses: Sequence[float], rates: Sequence[float]) -> None:
+    """Logs every ``log_every_n_steps``-th loss and learning rate where Lightning would: steps count from 0."""
+    trainer.callback_metrics.update({"train/loss_step": torch.tensor(losses[-1]), "lr": torch.tensor(rates[-1])})
+    every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set, but not declared
+    for step, loss, rate in zip(count(start), losses, rates):
+        if every and (step + 1) % every == 0:
+            values = {"train/loss_step": loss, "lr": rate}
+            trainer.logged_metrics.update({name: torch.tensor(value) for name, value in values.items()})
+            for logger in trainer.loggers:
+                logger.log_metrics(values | {"epoch": trainer.current_epoch}, step)
 
 
 def who_notices(trainer: L.Trainer, module: L.LightningModule) -> str | None:
