@@ -19,16 +19,17 @@ with importing():
 
 
 def main() -> None:
-    parser = Parser(description=__doc__, usage="%(prog)s CKPT IMAGE [IMAGE ...] [--json | --csv]")
+    parser = Parser(description=__doc__, usage="%(prog)s CKPT IMAGE [IMAGE ...] [--one] [--json | --csv]")
     parser.add_argument("ckpt", help="A run's folder, for its best checkpoint, or a .ckpt file.")
     parser.add_argument("image", nargs="+", help=f"Pictures ({KINDS}), folders of them, or IDX files.")
+    parser.add_argument("--one", action="store_true", help="Read only the most prominent digit of each picture.")
     parser.add_argument("--json", action="store_true", help="Print a JSON list, for machines.")
     parser.add_argument("--csv", action="store_true", help="Print CSV, for tables.")
     args = parser.parse_args()
     if args.json and args.csv:
         raise UserError("expected one of --json and --csv, got both")
     model = load_classifier(args.ckpt)
-    pictures = tqdm(read(args.image), unit=" pictures", leave=False, disable=None)  # a bar on terminals only
+    pictures = tqdm(read(args.image, args.one), unit=" digits", leave=False, disable=None)  # a bar on terminals only
     answers = list(predict(model, pictures))
     show = show_json if args.json else show_csv if args.csv else show_text
     show(answers)
@@ -41,12 +42,13 @@ def main() -> None:
 
 def show_text(answers: Sequence[Answer]) -> None:
     width = max(len(answer.file) for answer in answers)
-    print(f"{'file':{width}}  digit  probability  runner-up  probability")
+    print(f"{'file':{width}}  digit  probability  runner-up  probability      x      y  width  height")
     for answer in answers:
         if answer.digit is not None:
             first = f"{answer.digit:5} {answer.probability:12.2%}"
             second = f"{answer.runner_up:10} {answer.runner_up_probability:12.2%}"
-            print(f"{answer.file:{width}}  {first} {second}")
+            place = f"{answer.x:6} {answer.y:6} {answer.width:6} {answer.height:7}"
+            print(f"{answer.file:{width}}  {first} {second} {place}")
         elif not answer.error:
             print(f"{answer.file:{width}}  no digit found")
 

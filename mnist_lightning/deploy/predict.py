@@ -1,4 +1,4 @@
-"""Answers to pictures of digits: what each file holds, how sure a classifier is, and what else it might be."""
+"""Answers to pictures of digits: what each is, how sure a classifier is, what else it might be, and where it is."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -12,13 +12,20 @@ from mnist_lightning.model.base import BATCH, BaseClassifier
 
 
 class Answer(NamedTuple):
-    """What a file holds; nothing but its name where no digit was found, and what is wrong with it where it is bad."""
+    """What a digit in a file is, and where.
+
+    Nothing but the file's name where no digit was found, and what is wrong with it where it is bad.
+    """
 
     file: str
     digit: int | None = None
     probability: float | None = None
     runner_up: int | None = None
     runner_up_probability: float | None = None
+    x: int | None = None
+    y: int | None = None
+    width: int | None = None
+    height: int | None = None
     error: str | None = None
 
 
@@ -34,9 +41,9 @@ def predict(model: BaseClassifier, pictures: Iterable[Picture]) -> Iterator[Answ
         images = np.array([picture.image for picture in chunk if picture.image is not None], np.uint8)
         rows = iter(model.predict(images.reshape(-1, SIDE, SIDE))[1])
         for picture in chunk:
-            if picture.image is None:
+            if picture.image is None or picture.place is None:
                 yield Answer(picture.file, error=picture.error)
             else:
                 row = next(rows)
                 *_, second, first = row.argsort().tolist()
-                yield Answer(picture.file, first, float(row[first]), second, float(row[second]))
+                yield Answer(picture.file, first, float(row[first]), second, float(row[second]), *picture.place)

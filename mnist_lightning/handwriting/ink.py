@@ -4,12 +4,15 @@ Drawings are on paper of one colour, and all else is ink. On photographs a page 
 unevenly, pens are thin and paper has a grain: there, ink is what a grey closing removes.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from mnist_lightning.handwriting.regions import Ints, Regions, in_reading_order, put_together, regions, without_rules
 
 Float = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -26,31 +29,82 @@ BROADEST = 1 / 8, 1 / 3  # what is broader than a pen, or a marker, is shadow
 SMALLEST = 0.03  # what is smaller is a speck
 # fractions of the digit
 SOLID = 0.45  # what is broader is no stroke
+BLOT = 0.65  # what is broader is no digit, even among others
+LIKE = 0.6  # of the digits around it that one has of their size, at the least
+OTHERS = 0.1  # of the prominence of all digits but one; the edges of a page can look like several
+FAINT = 0.25  # of the most prominent digit's prominence: what has less is none
 SPECK = 0.1  # what is smaller is no part of it
 NEAR = 0.2  # nor what is further away
 MARGIN = 0.25  # paper that is looked at around it
 
 
 class Digit(NamedTuple):
-    """What may be a digit: how prominent it is in its picture, and how much ink (h, w) it has, from 0 to 1."""
+    """What may be a digit.
+
+    Attributes:
+        prominence: How much it stands out in its picture.
+        solidity: How broad its strokes are for its length.
+        ink: How much there is (h, w), from 0 to 1.
+        top: The row in the picture where ``ink`` begins.
+        left: The column.
+    """
 
     prominence: float
+    solidity: float
     ink: Float
+    top: int
+    left: int
+
+    @property
+    def middle(self) -> tuple[int, int]:
+        """Its row and column in the picture."""
+        return self.top + self.ink.shape[0] // 2, self.left + self.ink.shape[1] // 2
+
+    def overlaps(self, other: "Digit") -> bool:
+        return all(
+            max(mine, its) < min(mine + my_side, its + its_side)
+            for mine, my_side, its, its_side in zip(
+                (self.top, self.left), self.ink.shape, (other.top, other.left), other.ink.shape, strict=True
+            )
+        )
 
 
-def find(pixels: Float) -> Float | None:
-    """Finds a digit.
+def find(pixels: Float) -> list[Digit]:
+    """Finds digits.
 
     Args:
         pixels: Grey levels (H, W, channels) from 0 to 255.
 
     Returns:
-        How much ink there is at each pixel of the digit's bounding box, (h, w) from 0 to 1, or None without a digit.
+        All of them, line by line and from left to right.
     """
     page = _page(pixels)
-    digits = list(_on_even_paper(pixels)) if page is None else []
-    digits = digits or list(_on_uneven_paper(pixels if page is None else continued(pixels, page)))
-    return max(digits, key=lambda digit: digit.prominence).ink if digits else None
+    found = list(_on_even_paper(pixels)) if page is None else []
+    found = found or list(_on_uneven_paper(pixels if page is None else continued(pixels, page)))
+    if page is not None:  # and not what continues it
+        found = [on for digits in found if (on := [digit for digit in digits if page[digit.middle]])]
+    best = max(found, key=_prominence, default=[])
+    return _completed(best, found) if len(best) > 1 else best
+
+
+def _prominence(digits: list[Digit]) -> float:
+    """How much digits stand out: the most prominent one, and a bit for each of the others."""
+    each = [digit.prominence for digit in digits]
+    return max(each) + OTHERS * (sum(each) - max(each))
+
+
+def _completed(best: list[Digit], found: Sequence[list[Digit]]) -> list[Digit]:
+    """Adds what only another threshold shows of digits as large as the best one's: a pen may be faint in places."""
+    digits, usual = list(best), np.median([digit.ink.shape[0] for digit in best])
+    faintest = FAINT * np.median([digit.prominence for digit in best])
+    for digit in itertools.chain.from_iterable(found):
+        alike = LIKE <= digit.ink.shape[0] / usual <= 1 / LIKE and digit.prominence >= faintest
+        if alike and not any(digit.overlaps(other) for other in digits):
+            digits.append(digit)
+    if len(digits) == len(best):
+        return best
+    starts = np.array([(digit.top, digit.left) for digit in digits])
+    return [digits[index] for index in in_reading_order(starts, starts + [digit.ink.shape for digit in digits])]
 
 
 def _page(pixels: Float) -> Mask | None:
@@ -64,7 +118,7 @@ def _page(pixels: Float) -> Mask | None:
         largest = labels == 1 + np.bincount(labels[half] - 1, minlength=1).argmax()
         page: Mask = ndimage.binary_fill_holes(largest)
         inside, near = ndimage.binary_erosion(page, iterations=3), ndimage.binary_dilation(page, iterations=3)
-        if page.mean() < 0.1 or border(page).mean() > 0.25 or not inside.any() or _are_strokes(largest):
+        if page.mean() < 0.1 or border(page).mean() > 0.25 or not inside.any() or _solidity(largest) <= SOLID:
             continue
         if abs(np.median(grey[page & ~inside]) - np.median(grey[near & ~page])) > STEP:
             page = inside.repeat(COARSE, 0).repeat(COARSE, 1)
@@ -86,16 +140,29 @@ def border(pixels: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
 
 
-def _on_even_paper(pixels: Float) -> Iterator[Digit]:
+def _on_even_paper(pixels: Float) -> Iterator[list[Digit]]:
     """What differs from the colour of the picture's border, if that has one."""
-    edge = border(pixels)
-    paper = np.median(edge, axis=0)
-    if (abs(edge - paper).max(1) <= EVEN).mean() > 0.5:
-        contrast = abs(pixels - paper)
+    if (contrast := _against_border(pixels)) is not None:
         yield from _digits(contrast.max(2), contrast, (CONTRAST,))
 
 
-def _on_uneven_paper(pixels: Float) -> Iterator[Digit]:
+def _against_border(pixels: Float) -> Float | None:
+    """How far each pixel's channels are from the colour of the picture's border; None if that has none of its own."""
+    edge = border(pixels)
+    paper = np.median(edge, axis=0)
+    return abs(pixels - paper) if (abs(edge - paper).max(1) <= EVEN).mean() > 0.5 else None
+
+
+def drawn(pixels: Float) -> tuple[int, int]:
+    """The height and width of all that is on even paper; 0, 0 if nothing is, or the paper is not even."""
+    contrast = _against_border(pixels)
+    if contrast is None or not (mask := contrast.max(2) > CONTRAST).any():
+        return 0, 0
+    height, width = mask[box(mask)].shape
+    return height, width
+
+
+def _on_uneven_paper(pixels: Float) -> Iterator[list[Digit]]:
     """What is darker, and what is brighter, than the paper around it, and not cut off by the picture's border.
 
     A grey closing (dark ink) or opening (bright ink) broader than any stroke leaves the paper alone.
@@ -112,8 +179,8 @@ def _on_uneven_paper(pixels: Float) -> Iterator[Digit]:
             yield from _digits(contrast, sign * pixels, (faintest, 2 * faintest, 4 * faintest), whole=True)
 
 
-def _digits(contrast: Float, pixels: Float, thresholds: Sequence[float], whole: bool = False) -> Iterator[Digit]:
-    """What may be a digit at each threshold, from a pencil's to a marker's.
+def _digits(contrast: Float, pixels: Float, thresholds: Sequence[float], whole: bool = False) -> Iterator[list[Digit]]:
+    """What may be digits at each threshold, from a pencil's to a marker's.
 
     Args:
         contrast: How far each pixel (H, W) differs from paper, in the direction of ink.
@@ -122,46 +189,45 @@ def _digits(contrast: Float, pixels: Float, thresholds: Sequence[float], whole: 
         whole: Whether what the picture's border cuts off is none.
     """
     for threshold in thresholds:
-        strokes = _strokes(contrast > threshold, whole)
-        if strokes.any() and _stand_out(strokes, contrast, pixels):
-            near = ndimage.binary_dilation(strokes, iterations=2) & (contrast > thresholds[0] / 2)
-            ink = np.where(near, contrast / np.percentile(contrast[strokes], 95), 0).clip(0, 1)
-            prominence = contrast[strokes].sum() / width(strokes) ** 2  # long, strong and thin
-            yield Digit(float(prominence), ink[box(near)])
+        found = regions(without_rules(contrast > threshold))
+        length, cut = found.sides.max(1), (found.starts == 0).any(1) | (found.stops == contrast.shape).any(1)
+        usable = (length >= max(4, SMALLEST * max(contrast.shape))) & ~(whole & cut)
+        groups = (group[cut[group[0]] | ~cut[group]] for group in put_together(found, usable))
+        each = (_digit(found, group, contrast, pixels, thresholds[0] / 2) for group in groups)
+        digits = [digit for digit in each if digit]
+        if digits and np.median([digit.solidity for digit in digits]) <= SOLID:
+            faintest = FAINT * max(digit.prominence for digit in digits)
+            yield [digit for digit in digits if digit.prominence >= faintest]
 
 
-def _strokes(mask: Mask, whole: bool) -> Mask:
-    """The longest of the regions, and those that are near it and no specks."""
-    labels, count = ndimage.label(mask, np.ones((3, 3)))
-    boxes = np.array([[(side.start, side.stop) for side in box] for box in ndimage.find_objects(labels)], int)
-    starts, stops = boxes.reshape(count, 2, 2).transpose(2, 0, 1)
-    length = (stops - starts).max(1)
-    cut = (starts == 0).any(1) | (stops == mask.shape).any(1)
-    usable = (length >= max(4, SMALLEST * max(mask.shape))) & ~(whole & cut)
-    if not usable.any():
-        return np.zeros_like(mask)
-    main = int((length * usable).argmax())
-    if not _are_strokes(labels == main + 1):
-        return np.zeros_like(mask)
-    gap = NEAR * length[main]
-    near = ((starts < stops[main] + gap) & (stops > starts[main] - gap)).all(1)
-    kept = near & (length >= SPECK * length[main]) & (cut[main] | ~cut)
-    strokes: Mask = np.isin(labels, 1 + np.flatnonzero(kept))
-    return strokes
+def _digit(found: Regions, group: Ints, contrast: Float, pixels: Float, faintest: float) -> Digit | None:
+    """The digit that regions make up, if they are strokes and stand out."""
+    start, stop = found.starts[group].min(0), found.stops[group].max(0)
+    margin = max(3, int(MARGIN * max(stop - start)))
+    top, left = np.maximum(start - margin, 0).tolist()
+    around = np.s_[top : stop[0] + margin, left : stop[1] + margin]
+    labels, contrast, pixels = found.labels[around], contrast[around], pixels[around]
+    strokes = np.isin(labels, 1 + group)
+    if (solidity := _solidity(strokes)) > BLOT or not _stand_out(strokes, contrast, pixels, 2 * faintest):
+        return None
+    near = ndimage.binary_dilation(strokes, iterations=2) & (contrast > faintest) & (strokes | (labels == 0))
+    ink = np.where(near, contrast / np.percentile(contrast[strokes], 95), 0).clip(0, 1)
+    prominence = contrast[strokes].sum() / width(strokes) ** 2  # long, strong and thin
+    rows, columns = box(near)
+    return Digit(float(prominence), solidity, ink[rows, columns], top + rows.start, left + columns.start)
 
 
-def _are_strokes(mask: Mask) -> bool:
-    """Whether a mask is narrow for its length."""
-    return bool(width(mask) <= SOLID * max(mask[box(mask)].shape))
+def _solidity(mask: Mask) -> float:
+    """How broad a mask's strokes are for its length."""
+    mask = mask[box(mask)]
+    return float(width(mask) / max(mask.shape))
 
 
-def _stand_out(strokes: Mask, contrast: Float, pixels: Float) -> bool:
-    """Whether strokes differ from what is around all of them; paper that they enclose does not."""
-    rows, columns = box(strokes)
-    margin = max(3, int(MARGIN * max(rows.stop - rows.start, columns.stop - columns.start)))
-    top, left = max(0, rows.start - margin), max(0, columns.start - margin)
-    around = border(pixels[top : rows.stop + margin, left : columns.stop + margin])
-    difference = np.median(pixels[strokes], axis=0) - np.median(around, axis=0)
+def _stand_out(strokes: Mask, contrast: Float, pixels: Float, faintest: float) -> bool:
+    """Whether strokes differ from the paper around all of them; paper that they enclose does not."""
+    around = border(pixels)
+    paper = border(contrast) < faintest  # and no box, nor another digit
+    difference = np.median(pixels[strokes], axis=0) - np.median(around[paper] if paper.any() else around, axis=0)
     return bool(difference.max() > 0.5 * np.median(contrast[strokes]))
 
 

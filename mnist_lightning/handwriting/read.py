@@ -13,32 +13,39 @@ from PIL import Image, UnidentifiedImageError
 from mnist_lightning.data.format import read_images
 from mnist_lightning.data.idx import GZIP_MAGIC
 from mnist_lightning.errors import UserError
-from mnist_lightning.handwriting.to_mnist import LONGEST, to_mnist
+from mnist_lightning.handwriting.to_mnist import LONGEST, Found, Place, find_digits
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "PPM")  # no EPS, which would run Ghostscript
 KINDS = ", ".join(FORMATS)
+MOST = 50_000_000  # pixels of a picture: 0.5 GB to decode and to prepare
 IDX = re.compile(rb"\0\0[^\0]|" + re.escape(GZIP_MAGIC))  # an AVIF begins with three zeros
 
 
 class Picture(NamedTuple):
-    """A file's digit as an image, uint8 (28, 28), or None where there is none; or what is wrong with the file."""
+    """One of a file's digits as an image, uint8 (28, 28); None where there is none; or what is wrong with the file."""
 
     file: str
     image: NDArray[np.uint8] | None = None
+    place: Place | None = None
     error: str | None = None
 
 
-def read(paths: Sequence[str]) -> Iterator[Picture]:
+def read(paths: Sequence[str], one: bool = False) -> Iterator[Picture]:
     """Reads files, and the pictures of folders and of the folders in them, in the order of their names.
 
-    An IDX file of images (N, 28, 28), uint8, gives N pictures, which are taken as they are: FILE[0], FILE[1], ...
+    Each digit in a file is a picture of its own, line by line and from left to right. An IDX file of images
+    (N, 28, 28), uint8, gives N, which are taken as they are: FILE[0], FILE[1], ...
+
+    Args:
+        paths: Of files and folders.
+        one: Whether to take only the most prominent digit of each file.
     """
     for path in paths:
         files = _pictures(Path(path)) if Path(path).is_dir() else [Path(path)]
         if not files:
             yield Picture(path, error=f"{path}: expected pictures in this folder ({KINDS}), got none")
         for file in files:
-            yield from _read_file(file)
+            yield from _read_file(file, one)
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -48,14 +55,21 @@ def _pictures(folder: Path) -> list[Path]:
     return sorted(path for path in files if path.suffix.lower() in suffixes or "idx3-ubyte" in path.name)
 
 
-def _read_file(path: Path) -> Iterator[Picture]:
+def _read_file(path: Path, one: bool) -> Iterator[Picture]:
     try:
         with path.open("rb") as file:
             start = file.read(3)
         if IDX.match(start):
-            yield from (Picture(f"{path}[{index}]", image) for index, image in enumerate(read_images(path)))
+            for index, image in enumerate(read_images(path)):
+                yield Picture(f"{path}[{index}]", image, Place(0, 0, *image.shape[::-1]))
         else:
-            yield Picture(str(path), _read_picture(path))
+            digits = _read_picture(path)
+            if one and digits:
+                digits = [max(digits, key=lambda digit: digit.prominence)]
+            for digit in digits:
+                yield Picture(str(path), digit.image, digit.place)
+            if not digits:
+                yield Picture(str(path))
     except UserError as error:
         yield Picture(str(path), error=str(error))
     except OSError as error:
@@ -64,11 +78,17 @@ def _read_file(path: Path) -> Iterator[Picture]:
         )
 
 
-def _read_picture(path: Path) -> NDArray[np.uint8] | None:
+def _read_picture(path: Path) -> list[Found]:
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
-            picture.draft(None, (LONGEST, LONGEST))  # a JPEG of 12 megapixels is decoded at a quarter of its size
-            return to_mnist(picture)
+            size = picture.size
+            if size[0] * size[1] > MOST:  # before a pixel is decoded: the smallest file can hold any number of them
+                raise UserError(f"expected at most {MOST:,} pixels, got {size[0]:,}x{size[1]:,}; shrink it")
+            picture.draft(None, (LONGEST[-1],) * 2)  # a JPEG of 12 megapixels is decoded at a quarter of its size
+            shrunk = max(size) / max(picture.size)
+            return [digit._replace(place=digit.place.times(shrunk)) for digit in find_digits(picture)]
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: expected a picture ({KINDS}) or an IDX file, got something else") from error
     except Exception as error:  # Pillow's readers raise whatever a damaged file makes them

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mnist_lightning.data.idx import write_idx
 
-NONE = {"digit": None, "probability": None, "runner_up": None, "runner_up_probability": None}
+NONE = dict.fromkeys(("digit", "probability", "runner_up", "runner_up_probability", "x", "y", "width", "height"))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_a_folder_is_answered_in_the_order_of_its_names_in_aligned_lines(folder)
     result = predict(folder, "pictures")
     assert (result.returncode, result.stderr) == (0, "")
     header, *lines = result.stdout.splitlines()
-    assert header.split() == ["file", "digit", "probability", "runner-up", "probability"]
+    assert header.split() == ["file", "digit", "probability", "runner-up", "probability", "x", "y", "width", "height"]
     assert [line.split()[:2] for line in lines] == [
         ["pictures/2.JPG", "2"],
         ["pictures/7.png", "7"],
@@ -62,6 +62,7 @@ def test_json_and_csv_say_the_same_for_machines(folder, reader):
     assert [answer["file"] for answer in told[4:]] == ["images[0]", "images[1]", "images[2]"]
     assert told[2] == {"file": "pictures/blank.gif", **NONE, "error": None}
     labels, probabilities = reader.predict(make_digits(3)[0])  # an IDX file's images are taken as they are
+    assert [told[4][side] for side in ("x", "y", "width", "height")] == [0, 0, 28, 28]
     for answer, label, row in zip(told[4:], labels, probabilities, strict=True):
         assert (answer["digit"], answer["runner_up"]) == (label, row.argsort()[-2])
         assert answer["probability"] == pytest.approx(float(row.max()), abs=1e-5)
@@ -89,12 +90,43 @@ def test_a_bad_file_is_a_line_and_the_others_are_answered(folder):
     ]
 
 
+def in_a_row(digits, **options):
+    """A picture of digits side by side."""
+    parts = [np.asarray(draw(digit, **options)) for digit in digits]
+    return Image.fromarray(np.concatenate(parts, axis=1))
+
+
+def test_every_digit_of_a_picture_is_a_row_with_its_place_and_one_is_the_largest(folder):
+    in_a_row((4, 2), size=(200, 240), height=150, place=(50, 40)).save(folder / "42.png")
+    told = json.loads(predict(folder, "42.png", "--json").stdout)
+    assert [answer["digit"] for answer in told] == [4, 2]
+    for left, answer in zip((50, 250), told, strict=True):
+        assert (answer["x"], answer["y"]) == (pytest.approx(left, abs=16), pytest.approx(40, abs=8))
+        assert (answer["width"], answer["height"]) == (pytest.approx(90, abs=20), pytest.approx(150, abs=15))
+    draw(7, size=(200, 240), height=70, place=(50, 40)).save(folder / "small.png")
+    both = [np.asarray(Image.open(folder / name)) for name in ("small.png", "42.png")]
+    Image.fromarray(np.concatenate(both, axis=1)[:, :400]).save(folder / "74.png")
+    told = [json.loads(predict(folder, "74.png", "--json", *one).stdout) for one in ((), ("--one",))]
+    assert [[answer["digit"] for answer in answers] for answers in told] == [[7, 4], [4]]
+
+
+def test_a_drawing_that_is_too_small_and_a_picture_that_is_too_large_are_told_so(folder):
+    draw(3, size=(60, 60), height=5, pen=1, place=(20, 20)).save(folder / "tiny.png")
+    Image.new("1", (8000, 8000)).save(folder / "vast.png")  # a kilobyte or two
+    result = predict(folder, "tiny.png", "vast.png")
+    assert result.returncode == 1
+    tiny, vast = result.stderr.splitlines()
+    assert "tiny.png: expected a digit at least 8 pixels high" in tiny
+    assert "vast.png: expected at most 50,000,000 pixels, got 8,000x8,000" in vast
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "tif", "webp", "avif", "ppm"])
 def test_no_damage_to_a_file_ends_in_a_traceback(folder, suffix, tmp_path):
     from mnist_lightning.handwriting.read import read
 
     draw(3, size=(40, 40), height=30, pen=4, place=(10, 5)).save(tmp_path / f"whole.{suffix}")
     (good,) = read([str(tmp_path / f"whole.{suffix}")])
+    assert 28 <= good.place.height <= 40 and 16 <= good.place.width <= 30
     assert good.image.max() > 200
     whole = np.frombuffer((tmp_path / f"whole.{suffix}").read_bytes(), np.uint8)
     random = np.random.default_rng(0)
