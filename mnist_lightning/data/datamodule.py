@@ -100,7 +100,7 @@ class MNISTDataModule(L.LightningDataModule):
             self.test_set = read("t10k", self.folder)
         if stage in ("fit", "validate") and not hasattr(self, "train_set"):
             self.train_images = read("train", self.folder)
-            self._expect(self.expected, "--data.sha256 names, or --data.sha256 null for any")
+            self._expect(self.expected, "which --data.sha256 asks for (null takes any)")
             self.train_set, self.val_set = split(self.train_images, self.hparams["val_size"])
 
     @property
@@ -133,13 +133,13 @@ class MNISTDataModule(L.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, str]) -> None:
         """Refuses, with a DataError, to resume training on other data."""
         if self.trainer and self.trainer.state.fn == TrainerFn.FITTING:
-            self._expect(state_dict.get("sha256"), "the checkpoint was trained on")
+            self._expect(state_dict.get("sha256"), "which the checkpoint was trained on")
 
-    def _expect(self, sha256: str | None, of_which: str) -> None:
+    def _expect(self, sha256: str | None, why: str) -> None:
         if sha256 not in (None, self.sha256):
             raise DataError(
-                f"{self.folder}: expected the data of SHA-256 {sha256}, got {self.sha256}; give the --data.data_dir "
-                f"that {of_which}"
+                f"{self.folder}: expected the data of SHA-256 {sha256}, {why}, got {self.sha256}; give its folder as "
+                "--data.data_dir"
             )
 
     def train_dataloader(self) -> ResumableDataLoader:

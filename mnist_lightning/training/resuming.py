@@ -62,12 +62,12 @@ def _check_data(checkpoint: Checkpoint, data: MNISTDataModule) -> None:
     theirs, ours = checkpoint.trained_on, data.state_dict()
     if theirs["sha256"] != ours["sha256"]:
         try:
-            advice = f"which is in {(place := own_data(checkpoint).folder)} now; give --data.data_dir {place}"
+            advice = f"is in {(place := own_data(checkpoint).folder)} now: give --data.data_dir {place}"
         except CheckpointError:
-            advice = "which is not where it was; give its folder as --data.data_dir"
+            advice = "is not where it was: give its folder as --data.data_dir"
         raise checkpoint.error(
-            f"expected the data that it was trained on, {named(theirs)}, got {named(ours)} from {data.folder}; resume "
-            f"on the former, {advice}, or begin anew without --ckpt_path"
+            f"expected the data that it was trained on, {named(theirs)}, got {named(ours)} from {data.folder}; the "
+            f"former {advice}, or begin anew without --ckpt_path"
         )
 
 
