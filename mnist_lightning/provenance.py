@@ -57,6 +57,7 @@ def data_for(checkpoint: Checkpoint, data_dir: str | None = None, source: Source
     if data_dir is None and source is None:
         return own_data(checkpoint)
     data = MNISTDataModule(data_dir or DEFAULT_DATA_DIR, source or "auto")
+    data.classes = checkpoint.model_options["classes"]  # a part of them will do
     data.prepare_data()
     data.setup("test")
     return data

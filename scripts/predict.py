@@ -29,7 +29,8 @@ def main() -> None:
     if args.json and args.csv:
         raise UserError("expected one of --json and --csv, got both")
     model = load_classifier(args.ckpt)
-    pictures = tqdm(read(args.image, args.one), unit=" digits", leave=False, disable=None)  # a bar on terminals only
+    found = read(args.image, args.one, model.image_shape)
+    pictures = tqdm(found, unit=" digits", leave=False, disable=None)  # a bar on terminals only
     answers = list(predict(model, pictures))
     show = show_json if args.json else show_csv if args.csv else show_text
     show(answers)

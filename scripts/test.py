@@ -49,7 +49,7 @@ def main() -> None:
             callbacks=[StepProgressBar()],
         )
     tested = evaluate(trainer, model, data)
-    results = report.metrics(tested, data.dataset_name, data.test_sha256) | known
+    results = report.metrics(tested, model.classes, data.dataset_name, data.test_sha256) | known
     name = f"ensemble of {len(checkpoints)}" if others else str(first.path)
     if others:
         print(f"{name}: the mean of their probabilities")

@@ -50,7 +50,7 @@ def train(cli: MNISTCLI) -> None:
     training, history = cli.training, cli.model.history
     tested = cli.test()
     if cli.trainer.is_global_zero:
-        results = report.metrics(tested, cli.datamodule.dataset_name, cli.datamodule.test_sha256)
+        results = report.metrics(tested, cli.model.classes, cli.datamodule.dataset_name, cli.datamodule.test_sha256)
         results |= provenance(cli.datamodule)
         print(f"\ntrained {training['epochs']} epochs in {training['seconds']:.1f} s\n{report.summary(results)}")
         if checkpoint := cli.chosen_checkpoint:

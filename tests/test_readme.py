@@ -47,7 +47,7 @@ def test_the_code_map_names_what_is_there_and_every_module_of_the_library():
     assert [str(path) for path in sorted(modules - code_map())] == []
 
 
-def test_every_option_that_the_readme_names_is_one():
-    known = MNISTCLI(["--trainer.logger=false"]).parser._option_string_actions
+def test_every_option_that_the_readme_names_is_one(dataset):
+    known = MNISTCLI([f"--data.data_dir={dataset}", "--trainer.logger=false"]).parser._option_string_actions
     named = set(re.findall(r"`(--[a-z0-9_.]+)", README)) - {"--help"}
     assert named - known.keys() == set()

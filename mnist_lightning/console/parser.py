@@ -22,6 +22,7 @@ MESSAGES = (
     ),
     (r"<class '(?:\w+\.)*(\w+)'>", r"\1"),
     (r"Not of type \w+: (\S+) does not .* v>=(\S+) and v<(\S+)", r"expected from \2 to below \3, got \1; see --help"),
+    (r"argument data\.\w+ --> (\S+): .*", r"expected no --\1, which is as the data is; leave it out"),
     (r"int, typing\.Literal\['auto'\]", "a number or auto"),
     (r", NoneType", ""),  # none is what the default is, not what anybody types
     (r"[Ee]xpected (?:an? )?(?:typing\.)?Literal\[(.*?)\]", r"expected one of \1"),
@@ -81,7 +82,7 @@ class Parser(LightningArgumentParser):
             for action in self._actions
             if any(
                 map(
-                    re.compile(r"--trainer\b|--(model|data|checkpoint|plots)$|--data.mirrors").match,
+                    re.compile(r"--trainer\b|--(model|data|checkpoint|plots)$|--data.mirrors|.* --> ").match,
                     action.option_strings[:1],
                 )
             )

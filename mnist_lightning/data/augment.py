@@ -4,6 +4,8 @@ Where each output pixel takes its value from is a smooth field, and both kinds o
 form, ``B @ C @ B.T``. Elastic: C is 10x10 random numbers and B's columns are Gaussians along an axis of the image,
 as if full-size noise had been blurred, at a fortieth of the cost. Affine: B's columns are 1 and the coordinate. So one
 product makes the field of both, and one ``grid_sample`` reads it.
+
+Lengths are in pixels of MNIST, which are 28ths of the longer side of an image, so that they mean the same at any size.
 """
 
 import math
@@ -14,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from mnist_lightning.data.format import SIDE
 from mnist_lightning.errors import UserError
 
+SIDE = 28  # pixels of MNIST
 NOISE = 10  # random numbers along each axis of an elastic field
 AFFINE = 6  # random numbers of an affine one
-PIXEL = 2 / SIDE  # in grid_sample's coordinates, which go from -1 to 1 over the image
+PIXEL = 2 / SIDE  # in grid_sample's coordinates, which go from -1 to 1 over a square image
 # the least and the most of each strength; noise smoother than a pixel would fall between the Gaussians
 BOUNDS = {
     "rotation": (0, 180),
@@ -74,13 +76,15 @@ class Distortion:
         return torch.cat([affine, elastic], 1)
 
     def __call__(self, images: Tensor, drawn: Tensor) -> Tensor:
-        """Distorts float images (N, 1, 28, 28), each by its row of what :meth:`draw` drew. What moves in is black."""
+        """Distorts float images (N, C, H, W), each by its row of what :meth:`draw` drew. What moves in is black."""
         exact = torch.promote_types(images.dtype, torch.float32)  # bfloat16 knows places to a twentieth of a pixel
-        basis = _basis(self.smoothness, exact, images.device)
-        field = basis @ self._coefficients(drawn.to(images.device, exact, non_blocking=True)) @ basis.T
+        high, wide = images.shape[-2:]
+        down, across = (_basis(side, max(high, wide), self.smoothness, exact, images.device) for side in (high, wide))
+        coefficients = self._coefficients(drawn.to(images.device, exact, non_blocking=True), high / wide)
+        field = down @ coefficients @ across.T
         return F.grid_sample(images.to(exact), field.permute(0, 2, 3, 1), align_corners=False).to(images.dtype)
 
-    def _coefficients(self, drawn: Tensor) -> Tensor:
+    def _coefficients(self, drawn: Tensor, tall: float) -> Tensor:
         """The matrices C, (N, 2, 12, 12): where x, and y, come from, as coefficients of B's columns down and across."""
         turn, wide, high, slant, right, down = drawn[:, :AFFINE].T
         angle = turn * math.radians(self.rotation)
@@ -88,21 +92,23 @@ class Distortion:
         one, at = NOISE, NOISE + 1  # the columns of B that hold 1 and the coordinate
         c = drawn.new_zeros(len(drawn), 2, NOISE + 2, NOISE + 2)
         c[:, 0, one, at] = wide * angle.cos()
-        c[:, 0, at, one] = slant * self.shear - wide * angle.sin()
-        c[:, 1, one, at] = high * angle.sin()
+        c[:, 0, at, one] = (slant * self.shear - wide * angle.sin()) * tall
+        c[:, 1, one, at] = high * angle.sin() / tall
         c[:, 1, at, one] = high * angle.cos()
         c[:, :, one, one] = torch.stack([right, down], 1) * self.shift * PIXEL
         if self.elastic:
             c[:, :, :NOISE, :NOISE] = drawn[:, AFFINE:].view(-1, 2, NOISE, NOISE) * self.elastic * PIXEL
+        c[:, 0, :at, :at] *= max(tall, 1)  # the shorter side has fewer of these pixels
+        c[:, 1, :at, :at] /= min(tall, 1)
         return c
 
 
 @cache
-def _basis(smoothness: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """B, (28, 12): 10 Gaussians along an axis, with squares that sum to 1 at each pixel; 1; the coordinate."""
-    pixels = torch.arange(SIDE)
-    centres = torch.linspace(-MARGIN, SIDE - 1 + MARGIN, NOISE)
+def _basis(side: int, longer: int, smoothness: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """B, (side, 12): 10 Gaussians along an axis, with squares that sum to 1 at each pixel; 1; the coordinate."""
+    coordinate = (2 * torch.arange(side) + 1) / side - 1
+    pixels = torch.arange(side) * (SIDE / longer)
+    centres = torch.linspace(-MARGIN, (side - 1) * SIDE / longer + MARGIN, NOISE)
     gaussians = torch.exp(-(((pixels[:, None] - centres) / smoothness) ** 2) / 2)
-    coordinate = (2 * pixels + 1) / SIDE - 1
-    columns = gaussians / gaussians.norm(dim=1, keepdim=True), torch.ones(SIDE, 1), coordinate[:, None]
+    columns = gaussians / gaussians.norm(dim=1, keepdim=True), torch.ones(side, 1), coordinate[:, None]
     return torch.cat(columns, 1).to(device, dtype)

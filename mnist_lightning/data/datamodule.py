@@ -18,8 +18,8 @@ from torch import Tensor
 from mnist_lightning.data import download
 from mnist_lightning.data.augment import Distortion
 from mnist_lightning.data.download import DEFAULT_DATA_DIR, MIRRORS, Source, sample_dir
-from mnist_lightning.data.format import DataError
-from mnist_lightning.data.images import ImageDataset, Images, read, split
+from mnist_lightning.data.format import DataError, read_names
+from mnist_lightning.data.images import ImageDataset, Images, channels_first, read, split
 from mnist_lightning.data.sampler import ChunkSampler, InOrder, ResumableDataLoader, seeded
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import beside
@@ -28,9 +28,9 @@ from mnist_lightning.files import beside
 class MNISTDataModule(L.LightningDataModule):
     """Serves MNIST, or any dataset in its format.
 
-    Loaders give uint8 images (batch, 28, 28) and int64 labels (batch,); on the device the images become float32
-    (batch, 1, 28, 28) in [0, 1]. With ``steps_per_execution`` K > 1, the training loader gives chunks of up to K whole
-    batches: (K, batch, 28, 28) and (K, batch).
+    Loaders give uint8 images (batch, H, W[, 3]) and int64 labels (batch,), places in ``classes``; on the device the
+    images become float32 (batch, 1 or 3, H, W) in [0, 1]. With ``steps_per_execution`` K > 1, the training loader
+    gives chunks of up to K whole batches: (K, batch, H, W[, 3]) and (K, batch).
 
     Args:
         data_dir: Folder with the four IDX files (raw or .gz). Fashion-MNIST, KMNIST or your own work too.
@@ -39,17 +39,19 @@ class MNISTDataModule(L.LightningDataModule):
         batch_size: Training images for one optimizer step, over all devices together.
         eval_batch_size: Images at a time in validation and test; changes the speed, not the result.
         val_size: Training images held out for validation: a count, or a fraction below 1. 0 trains on all of them.
+        folds: Parts that the training images are dealt into, each with its share of every class, to hold out one.
+        fold: The one of them that is held out, from 0, instead of val_size.
         rotation: Largest random turn of a training image, in degrees. This and the next four distort each image anew.
         scale: Largest relative change of its width and of its height: 0.1 is a tenth.
         shear: Largest slant: pixels to the side for each pixel of height.
-        shift: Largest move along each axis, in pixels.
-        elastic: Standard deviation of each pixel's own displacement, in pixels.
+        shift: Largest move along each axis, in pixels of which the longer side has 28, as the next two.
+        elastic: Standard deviation of each pixel's own displacement.
         smoothness: Pixels over which neighbours are displaced alike, if elastic.
         mirrors: Base addresses to download from, tried in order.
         sha256: What the data has to be, as a run's config.yaml says; other data is refused. Any, by default.
 
     Raises:
-        UserError: A size or a distortion that cannot be.
+        UserError: A size, a fold or a distortion that cannot be.
     """
 
     def __init__(
@@ -59,6 +61,8 @@ class MNISTDataModule(L.LightningDataModule):
         batch_size: int = 64,
         eval_batch_size: int = 1000,
         val_size: int | float = 1 / 12,
+        folds: int | None = None,
+        fold: int | None = None,
         rotation: float = 0.0,
         scale: float = 0.0,
         shear: float = 0.0,
@@ -74,6 +78,8 @@ class MNISTDataModule(L.LightningDataModule):
                 raise UserError(f"expected {name} to be at least 1, got {size}; give --data.{name} a positive number")
         if val_size < 0 or (isinstance(val_size, float) and val_size >= 1):
             raise UserError(f"expected val_size to be a count or a fraction from 0 to below 1, got {val_size}")
+        if (folds, fold) != (None, None) and ((folds or 0) < 2 or fold not in range(folds or 0)):
+            raise UserError(f"expected 2 folds or more, and a fold from 0 to below that, got {folds} and {fold}")
         self.distortion = Distortion(rotation, scale, shear, shift, elastic, smoothness)
         self.save_hyperparameters(ignore=["mirrors", "sha256"])
         self.mirrors, self.expected = mirrors, sha256
@@ -94,14 +100,28 @@ class MNISTDataModule(L.LightningDataModule):
             DataError: The files are not there, do not fit together, or are not what was expected.
             IDXError: A file is damaged.
         """
-        if not hasattr(self, "folder"):
-            self.folder = download.folder(self.hparams["data_dir"], self.hparams["source"])
         if not hasattr(self, "test_set"):
-            self.test_set = read("t10k", self.folder)
+            self.test_set = read("t10k", self.folder, self.classes)
         if stage in ("fit", "validate") and not hasattr(self, "train_set"):
-            self.train_images = read("train", self.folder)
+            self.train_images = read("train", self.folder, self.classes, self.test_set.tensors[0].shape[1:])
             self._expect(self.expected, "which --data.sha256 asks for (null takes any)")
-            self.train_set, self.val_set = split(self.train_images, self.hparams["val_size"])
+            held_out = (self.hparams[name] for name in ("val_size", "folds", "fold"))
+            self.train_set, self.val_set = split(self.train_images, *held_out)
+
+    @cached_property
+    def folder(self) -> Path:
+        self.prepare_data()
+        return download.folder(self.hparams["data_dir"], self.hparams["source"])
+
+    @property
+    def image_shape(self) -> list[int]:
+        self.setup("fit")
+        return list(self.test_set.tensors[0].shape[1:])
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """Their names, in the order of the labels that loaders give. A classifier's own can be set."""
+        return list(read_names(self.folder).values())
 
     @property
     def dataset_name(self) -> str:
@@ -196,7 +216,7 @@ class MNISTDataModule(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         images, labels = batch
         dtype = self.trainer.lightning_module.dtype if self.trainer else torch.float32  # float64 under 64-true
-        images = images.unsqueeze(-3).to(dtype).div_(255)
+        images = channels_first(images, colour=images.ndim - labels.ndim == 3).to(dtype).div_(255)
         if self.trainer and self.trainer.training and not self.distortion.is_identity:
             images = self._distorted(images)
         return images, labels

@@ -1,5 +1,9 @@
-"""MNIST's format: the four files and what they hold. The one place that says 10 classes and 28 pixels."""
+"""MNIST's format: four files of uint8 images, of any one size, grey or in colour, and a label for each.
 
+The classes are the labels of the training set, in their order; a fifth file, ``classes.txt``, may name them.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +13,10 @@ from numpy.typing import NDArray
 from mnist_lightning.data.idx import read_idx
 from mnist_lightning.errors import UserError
 
-CLASSES = 10
-SIDE = 28  # pixels
+DIGITS = tuple("0123456789")  # MNIST's classes, and
+IMAGE_SHAPE = (28, 28)  # its pixels: what a classifier is made for if it isn't told
+MAX_SIDE, MAX_CLASSES, MAX_NAME = 1024, 256, 50  # pixels; what a uint8 label tells apart; characters
+NAMES = "classes.txt"
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
@@ -43,50 +49,71 @@ def is_complete(folder: Path) -> bool:
     return all(locate(folder, name) for name in FILES)
 
 
-def check_images(images: NDArray[Any], name: str) -> NDArray[np.uint8]:
+def check_classes(names: Sequence[str], source: str) -> None:
+    """Raises a DataError, which names their source, if names of classes can't be told apart or shown."""
+    many = len(names) > MAX_CLASSES
+    bad = [name for name in names if many or names.count(name) > 1 or not name.isprintable() or len(name) > MAX_NAME]
+    if len(names) < 2 or bad or "" in names:
+        raise DataError(
+            f"{source}: expected 2 to {MAX_CLASSES} classes with printable names of up to {MAX_NAME} characters, no "
+            f"two alike, got {len(names)}{f' with {bad[0][:MAX_NAME]!r}' if bad else ''}; name them otherwise"
+        )
+
+
+def check_images(images: NDArray[Any], name: str, shape: Sequence[int] | None = None) -> NDArray[np.uint8]:
     """Returns an array if it holds images in MNIST's format.
 
     Args:
-        images: What shall be uint8 (N, 28, 28).
+        images: What shall be uint8 (N, H, W) or (N, H, W, 3).
         name: What the error calls it.
+        shape: Of each of them, (H, W) or (H, W, 3); any by default.
 
     Raises:
         DataError: It is of another type or shape.
     """
-    if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (SIDE, SIDE):
+    expected = ", ".join(map(str, shape)) if shape else f"1 to {MAX_SIDE}, 1 to {MAX_SIDE}[, 3]"
+    fits = images.shape[1:] == tuple(shape) if shape else is_image_shape(images.shape[1:])
+    if images.dtype != np.uint8 or not fits:
         raise DataError(
-            f"{name}: expected uint8 images of shape (N, {SIDE}, {SIDE}), got {images.dtype} of shape {images.shape}; "
+            f"{name}: expected uint8 images of shape (N, {expected}), got {images.dtype} of shape {images.shape}; "
             "give images in MNIST's format"
         )
     return images
 
 
-def read_images(path: Path) -> NDArray[np.uint8]:
-    """Reads an IDX file of images, uint8 (N, 28, 28) for N above 0.
+def is_image_shape(shape: Sequence[int]) -> bool:
+    """Tells whether images can have a shape: (H, W), or (H, W, 3) in colour."""
+    return len(shape) >= 2 and tuple(shape[2:]) in ((), (3,)) and 1 <= min(shape) <= max(shape) <= MAX_SIDE
+
+
+def read_images(path: Path, shape: Sequence[int] | None = None) -> NDArray[np.uint8]:
+    """Reads an IDX file of images, uint8 (N, H, W) or (N, H, W, 3) for N above 0, of a shape if one is given.
 
     Raises:
         DataError: It holds something else, or none; an IDXError, if it is damaged.
     """
-    images = check_images(read_idx(path), str(path))
+    images = check_images(read_idx(path), str(path), shape)
     if not len(images):
         raise DataError(f"{path}: expected images, got none; give another file")
     return images
 
 
-def read_part(part: str, folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Reads ``train`` or ``t10k``: images, uint8 (N, 28, 28), and their labels, uint8 (N,) from 0 to 9.
+def read_names(folder: Path) -> dict[int, str]:
+    """Returns the labels of the training set in their order, and their names: those in classes.txt, or themselves.
 
     Raises:
-        DataError: A file is not there, or the two do not fit together.
-        IDXError: A file is damaged.
+        DataError: The names are not as many, or cannot be names; an IDXError, if the labels are damaged.
     """
-    paths = [find(folder, name) for name in FILES if name.startswith(part)]
-    images, labels = read_images(paths[0]), read_idx(paths[1])
-    if labels.dtype != np.uint8 or labels.shape != images.shape[:1]:
-        raise DataError(
-            f"{paths[1]}: expected one uint8 label for each of the {len(images):,} images in {paths[0].name}, got "
-            f"{labels.dtype} of shape {labels.shape}; give two files that belong together"
-        )
-    if labels.max() >= CLASSES:
-        raise DataError(f"{paths[1]}: expected labels from 0 to {CLASSES - 1}, got {labels.max()}; relabel the classes")
-    return images, labels
+    source = find(folder, FILES[1])
+    labels = np.unique(read_idx(source)).tolist()
+    names = [str(label) for label in labels]
+    if (folder / NAMES).is_file():
+        source = folder / NAMES
+        names = [line.strip() for line in source.read_text("utf-8-sig", "replace").splitlines() if line.strip()]
+        if len(names) != len(labels):
+            raise DataError(
+                f"{source}: expected a line for each of the {len(labels)} labels in the training set, got "
+                f"{len(names)}; name each, in the order of the labels"
+            )
+    check_classes(names, str(source))
+    return dict(zip(labels, names, strict=True))

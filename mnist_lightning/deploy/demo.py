@@ -16,7 +16,6 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 from PIL import Image
 
-from mnist_lightning.data.format import CLASSES
 from mnist_lightning.errors import UserError
 from mnist_lightning.handwriting.to_mnist import to_mnist
 from mnist_lightning.model.base import BaseClassifier
@@ -25,7 +24,6 @@ from mnist_lightning.reporting.plots import data_url, png
 HOST = "127.0.0.1"
 
 PAGE = Path(__file__).with_name("page")  # its HTML, CSS and JavaScript
-BLANK: dict[str, Any] = {"shares": [{}] * CLASSES}  # the answer to nothing
 
 
 def build(model: BaseClassifier) -> gr.Blocks:
@@ -34,12 +32,13 @@ def build(model: BaseClassifier) -> gr.Blocks:
     Args:
         model: Reads the digits that are drawn.
     """
+    blank: dict[str, Any] = {"shares": [{}] * len(model.classes)}  # the answer to nothing
     model.eval()  # once: answers to two drawings may be worked out at the same time
 
     def answer(drawing: str | None) -> dict[str, Any]:
         image = to_mnist(_picture(drawing)) if drawing else None
         if image is None:
-            return BLANK
+            return blank
         labels, probabilities = model.predict(image[None])
         return _answer(image, int(labels[0]), probabilities[0])
 
@@ -54,7 +53,7 @@ def build(model: BaseClassifier) -> gr.Blocks:
             )
         with gr.Column():
             view = gr.HTML(
-                BLANK, html_template=_read("answer.html"), css_template=_read("answer.css"), apply_default_css=False
+                blank, html_template=_read("answer.html"), css_template=_read("answer.css"), apply_default_css=False
             )
         # While an answer is on its way the drawing goes on; always_last asks again for the newest, without a queue.
         paper.change(answer, paper, view, queue=False, show_progress="hidden", trigger_mode="always_last")

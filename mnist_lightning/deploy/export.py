@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mnist_lightning.data.datamodule import MNISTDataModule
-from mnist_lightning.data.format import CLASSES, SIDE
+from mnist_lightning.data.format import IMAGE_SHAPE
 from mnist_lightning.deploy.formats import FORMATS, FormatName, Pixels
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import atomic_path
+from mnist_lightning.model.base import BaseClassifier
 from mnist_lightning.model.checkpoint import Checkpoint
 
 InputName = Literal["uint8", "float"]
@@ -36,7 +37,7 @@ class Predictor(nn.Module):
     """What is exported: reads digits, in bright ink on black as in MNIST's files.
 
     Args:
-        net: Maps float images (N, 1, 28, 28) in [0, 1] to logits (N, 10).
+        net: Maps float images (N, C, H, W) in [0, 1] to logits (N, classes).
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -44,8 +45,9 @@ class Predictor(nn.Module):
         self.net = net
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps images (N, 28, 28), uint8 or floats in [0, 1], to the probability of every label, float32 (N, 10)."""
-        pixels = images.float().unsqueeze(1)
+        """Maps images (N, H, W) or (N, H, W, 3), uint8 or floats in [0, 1], to probabilities, float32 (N, classes)."""
+        pixels = images.float()
+        pixels = pixels.movedim(-1, 1) if images.dim() == 4 else pixels.unsqueeze(1)
         if not images.is_floating_point():
             pixels = pixels / 255
         probabilities: Tensor = self.net(pixels).softmax(1)
@@ -102,9 +104,10 @@ def export(
     model = checkpoint.classifier()
     path = _destination(checkpoint.path, output, FORMATS[format].suffix)
     _require(format)
+    data.classes = model.classes  # a part of them will do
     images = _test_images(data)
     inputs: tuple[InputName, ...] = ("uint8", "float") if format == "torchscript" else (input,)
-    about = _about(inputs, f"{len(images):,} test images of {data.dataset_name}")
+    about = _about(model, inputs, f"{len(images):,} test images of {data.dataset_name}")
     example = torch.from_numpy(_as(input, images[[0, 0]]))
     content = FORMATS[format].serialize(Predictor(model.net).eval(), example, about)
     with atomic_path(path) as unfinished:
@@ -133,18 +136,20 @@ def _require(format: FormatName) -> None:
 
 
 def _test_images(data: MNISTDataModule) -> NDArray[np.uint8]:
-    """The images to check on, uint8 (N, 28, 28)."""
+    """The images to check on, uint8 (N, H, W) or (N, H, W, 3)."""
     data.prepare_data()
     data.setup("test")
     images: NDArray[np.uint8] = data.test_set.tensors[0][:CHECKED].numpy()
     return images
 
 
-def _about(inputs: tuple[InputName, ...], checked_on: str) -> dict[str, str]:
+def _about(model: BaseClassifier, inputs: tuple[InputName, ...], checked_on: str) -> dict[str, str]:
+    shape, classes = ", ".join(map(str, model.image_shape)), model.classes
+    ink = ", bright ink on black" if model.image_shape == list(IMAGE_SHAPE) else ""
     return {
-        "images": f"(N, {SIDE}, {SIDE}), {' or '.join(VALUES[name] for name in inputs)}, bright ink on black",
-        "probabilities": f"(N, {CLASSES}), float32, of the labels 0 to {CLASSES - 1}",
-        "labels": " ".join(map(str, range(CLASSES))),
+        "images": f"(N, {shape}), {' or '.join(VALUES[name] for name in inputs)}{ink}",
+        "probabilities": f"(N, {len(classes)}), float32, of the labels {classes[0]} to {classes[-1]}",
+        "labels": " ".join(classes),
         "checked_on": checked_on,
     }
 

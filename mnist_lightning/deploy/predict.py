@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mnist_lightning.data.format import SIDE
 from mnist_lightning.handwriting.read import Picture
 from mnist_lightning.model.base import BATCH, BaseClassifier
 
@@ -39,7 +38,7 @@ def predict(model: BaseClassifier, pictures: Iterable[Picture]) -> Iterator[Answ
     pictures = iter(pictures)
     while chunk := list(islice(pictures, BATCH)):
         images = np.array([picture.image for picture in chunk if picture.image is not None], np.uint8)
-        rows = iter(model.predict(images.reshape(-1, SIDE, SIDE))[1])
+        rows = iter(model.predict(images.reshape(-1, *model.image_shape))[1])
         for picture in chunk:
             if picture.image is None or picture.place is None:
                 yield Answer(picture.file, error=picture.error)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from mnist_lightning.data.format import read_images
+from mnist_lightning.data.format import IMAGE_SHAPE, read_images
 from mnist_lightning.data.idx import GZIP_MAGIC
 from mnist_lightning.errors import UserError
 from mnist_lightning.handwriting.to_mnist import LONGEST, Found, Place, find_digits
@@ -30,7 +30,7 @@ class Picture(NamedTuple):
     error: str | None = None
 
 
-def read(paths: Sequence[str], one: bool = False) -> Iterator[Picture]:
+def read(paths: Sequence[str], one: bool = False, image_shape: Sequence[int] = IMAGE_SHAPE) -> Iterator[Picture]:
     """Reads files, and the pictures of folders and of the folders in them, in the order of their names.
 
     Each digit in a file is a picture of its own, line by line and from left to right. An IDX file of images
@@ -39,13 +39,14 @@ def read(paths: Sequence[str], one: bool = False) -> Iterator[Picture]:
     Args:
         paths: Of files and folders.
         one: Whether to take only the most prominent digit of each file.
+        image_shape: Of the images that are asked for.
     """
     for path in paths:
         files = _pictures(Path(path)) if Path(path).is_dir() else [Path(path)]
         if not files:
             yield Picture(path, error=f"{path}: expected pictures in this folder ({KINDS}), got none")
         for file in files:
-            yield from _read_file(file, one)
+            yield from _read_file(file, one, image_shape)
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -55,13 +56,13 @@ def _pictures(folder: Path) -> list[Path]:
     return sorted(path for path in files if path.suffix.lower() in suffixes or "idx3-ubyte" in path.name)
 
 
-def _read_file(path: Path, one: bool) -> Iterator[Picture]:
+def _read_file(path: Path, one: bool, image_shape: Sequence[int]) -> Iterator[Picture]:
     try:
         with path.open("rb") as file:
             start = file.read(3)
         if IDX.match(start):
-            for index, image in enumerate(read_images(path)):
-                yield Picture(f"{path}[{index}]", image, Place(0, 0, *image.shape[::-1]))
+            for index, image in enumerate(read_images(path, image_shape)):
+                yield Picture(f"{path}[{index}]", image, Place(0, 0, image_shape[1], image_shape[0]))
         else:
             digits = _read_picture(path)
             if one and digits:

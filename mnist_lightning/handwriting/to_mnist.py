@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from scipy import ndimage
 
-from mnist_lightning.data.format import SIDE
 from mnist_lightning.errors import UserError
 from mnist_lightning.handwriting import ink
 from mnist_lightning.handwriting.ink import Float
 
+SIDE = 28  # pixels of MNIST's images
 LONGEST = 512, 1000  # pixels of the longer side that pictures are shrunk to; many small digits need more of them
 SMALL = 30  # pixels of a digit's longer side for which the picture is looked at again
 LEAST = 8  # pixels of a digit's longer side; of 8, a net that reads 99% of larger ones reads 92%; of 7, 23%

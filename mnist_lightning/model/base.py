@@ -1,6 +1,6 @@
-"""How well logits do: the losses, and a LightningModule's test with every metric of the report."""
+"""How well logits do: the losses, and a LightningModule's validation, and its test with every metric of the report."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import lightning.pytorch as L
@@ -19,7 +19,10 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-from mnist_lightning.data.format import CLASSES, check_images
+from mnist_lightning.data.datamodule import MNISTDataModule
+from mnist_lightning.data.format import DIGITS, IMAGE_SHAPE, check_classes, check_images, is_image_shape
+from mnist_lightning.data.images import channels_first
+from mnist_lightning.errors import UserError
 
 BATCH = 1000  # images at a time, to predict
 
@@ -34,7 +37,7 @@ def squared_error(logits: Tensor, labels: Tensor, reduction: Literal["none", "su
     return errors.sum() if reduction == "sum" else errors
 
 
-# Each takes logits (batch, 10), labels (batch,) and a reduction, and gives a loss for each image, or their sum.
+# Each takes logits (batch, classes), labels (batch,) and a reduction, and gives a loss for each image, or their sum.
 LOSSES: dict[LossName, Callable[..., Tensor]] = {"cross_entropy": F.cross_entropy, "mse": squared_error}
 
 
@@ -46,56 +49,97 @@ class Loss(MeanMetric):
         self.loss = LOSSES[name]
 
     def update(self, logits: Tensor, labels: Tensor) -> None:  # type: ignore[override]
-        """Takes logits (batch, 10) and labels (batch,)."""
+        """Takes logits (batch, classes) and labels (batch,)."""
         super().update(self.loss(logits, labels, reduction="none"))
 
 
-def accuracy() -> MulticlassAccuracy:
+def accuracy(classes: Sequence[str]) -> MulticlassAccuracy:
     """The share of all samples seen that were right."""
     # labels were checked when they were read; checking them again would cost more than counting
-    return MulticlassAccuracy(CLASSES, average="micro", validate_args=False)
+    return MulticlassAccuracy(len(classes), average="micro", validate_args=False)
 
 
 class BaseClassifier(L.LightningModule):
-    """A module whose ``forward`` maps float images (batch, 1, 28, 28) to logits (batch, 10), and its test.
+    """A module whose ``forward`` maps float images (batch, C, H, W) to logits (batch, classes), validated and tested.
 
     Args:
         loss: What its ``loss`` is measured with.
+        classes: Their names, in the order of the logits.
+        image_shape: (H, W) of the images, or (H, W, 3) in colour.
+
+    Raises:
+        UserError: Classes or images that cannot be; in a run, other ones than those of its MNISTDataModule.
     """
 
-    def __init__(self, loss: LossName) -> None:
+    def __init__(
+        self, loss: LossName, classes: Sequence[str] = DIGITS, image_shape: Sequence[int] = IMAGE_SHAPE
+    ) -> None:
         super().__init__()
+        check_classes(classes, "the classifier")
+        if not is_image_shape(image_shape):
+            raise UserError(f"expected the shape (H, W) or (H, W, 3) of an image, got {image_shape}")
+        self.classes, self.image_shape, count = list(classes), list(image_shape), len(classes)
         metrics: dict[str, Metric | MetricCollection] = {
             "loss": Loss(loss),
-            "accuracy": accuracy(),
-            "precision": MulticlassPrecision(CLASSES, average="none"),
-            "recall": MulticlassRecall(CLASSES, average="none"),
-            "f1": MulticlassF1Score(CLASSES, average="none"),
-            "confusion_matrix": MulticlassConfusionMatrix(CLASSES),
+            "accuracy": accuracy(classes),
+            "precision": MulticlassPrecision(count, average="none"),
+            "recall": MulticlassRecall(count, average="none"),
+            "f1": MulticlassF1Score(count, average="none"),
+            "confusion_matrix": MulticlassConfusionMatrix(count),
         }
         self.test_metrics = MetricCollection(metrics)
+        self.val_metrics = MetricCollection({"loss": Loss(loss), "accuracy": accuracy(classes)}, prefix="val/")
+        self.val_confusion_matrix = MulticlassConfusionMatrix(count, validate_args=False)
+        self.history: dict[str, list[tuple[int, float]]] = {}  # points (epoch, value) of each metric
+
+    def setup(self, stage: str) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # set, but not declared
+        if isinstance(data, MNISTDataModule):
+            check_images(data.test_set.tensors[0].numpy(), str(data.folder), self.image_shape)
+            if data.classes != self.classes:
+                raise UserError(
+                    f"expected data of {len(self.classes)} classes, {self.classes[0]} to {self.classes[-1]}, as the "
+                    f"classifier's, got {len(data.classes)}, {data.classes[0]} to {data.classes[-1]}; make it with "
+                    "classes=data.classes"
+                )
 
     @torch.inference_mode()
     def predict(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Reads digits.
+        """Reads digits, or whatever it was trained on.
 
         Args:
-            images: uint8 (N, 28, 28), bright ink on black, as in MNIST's files.
+            images: uint8 (N, 28, 28), bright ink on black, as in MNIST's files; or as ``image_shape`` says.
 
         Returns:
-            The most probable label of each image, int64 (N,), and the probability of every label, float32 (N, 10).
+            The most probable label of each image, int64 (N,), and the probability of every label, float32 (N, 10). A
+            label is a place in ``classes``.
 
         Raises:
             DataError: The images are of another type or shape.
         """
-        check_images(images, "predict")
+        check_images(images, "predict", self.image_shape)
         training = self.training
         self.eval()
-        batches = torch.from_numpy(images).unsqueeze(1).split(BATCH)
+        batches = channels_first(torch.from_numpy(images), colour=images.ndim == 4).split(BATCH)
         logits = [self(batch.to(self.device, self.dtype) / 255) for batch in batches]
         self.train(training)
         probabilities = torch.cat(logits).softmax(1).float().cpu().numpy()
         return probabilities.argmax(1), probabilities
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images, labels = batch
+        if len(labels):  # a process's part of a last batch can be empty
+            logits = self(images)
+            self.val_metrics.update(logits, labels)
+            self.val_confusion_matrix.update(logits, labels)
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.sanity_checking:  # of a net that has not been trained, on a batch or two
+            self.val_metrics.reset()
+        else:
+            self._end_epoch(self.val_metrics)
+            self.val_confusion = self.val_confusion_matrix.compute()
+        self.val_confusion_matrix.reset()
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
@@ -111,6 +155,14 @@ class BaseClassifier(L.LightningModule):
         self.test_results: dict[str, Tensor] = self.test_metrics.compute()
         self.test_metrics.reset()
         self.log_epoch({f"test/{name}": value.mean() for name, value in self.test_results.items() if value.ndim < 2})
+
+    def _end_epoch(self, metrics: MetricCollection, before: int = 0) -> None:
+        values: dict[str, Tensor] = metrics.compute()
+        metrics.reset()
+        if self.trainer.state.fn == TrainerFn.FITTING:  # not for a validation that somebody asked for
+            for name, value in values.items():
+                self.history.setdefault(name, []).append((self.current_epoch + 1, value.item()))
+        self.log_epoch(values, before)
 
     def log_epoch(self, values: dict[str, Tensor], before: int = 0) -> None:
         """Logs an epoch's metrics as Lightning would; in a fit at once: a checkpoint that follows must not outrun them.

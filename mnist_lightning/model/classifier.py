@@ -11,15 +11,14 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassConfusionMatrix
 
-from mnist_lightning.data.format import CLASSES, SIDE
+from mnist_lightning.data.augment import SIDE
+from mnist_lightning.data.format import DIGITS, IMAGE_SHAPE
 from mnist_lightning.errors import UserError
-from mnist_lightning.model.base import LOSSES, BaseClassifier, Loss, LossName, accuracy
+from mnist_lightning.model.base import LOSSES, BaseClassifier, LossName, accuracy
 from mnist_lightning.model.nets import LAYERS, Activation, NetName, build, sizes
 from mnist_lightning.model.schedule import (
     OPTIMIZER_BOUNDS,
@@ -68,10 +67,14 @@ class MNISTClassifier(BaseClassifier):
         gamma: What the learning rate is multiplied by.
         warmup_epochs: Epochs in which cosine's learning rate rises to lr first.
         trace: Whether steps run from a trace, without autograd: faster, and the same bits; auto where that can be.
+        classes: The names of the data's classes, in the order of the logits.
+        image_shape: Height and width of its images, and 3 in colour.
 
     Raises:
         UserError: A value that cannot be.
     """
+
+    _rng_state: Tensor | None = None
 
     def __init__(
         self,
@@ -96,26 +99,26 @@ class MNISTClassifier(BaseClassifier):
         gamma: float = 0.1,
         warmup_epochs: int = 0,
         trace: bool | Literal["auto"] = "auto",
+        classes: Sequence[str] = DIGITS,
+        image_shape: Sequence[int] = IMAGE_SHAPE,
     ) -> None:
-        super().__init__(loss)
+        super().__init__(loss, classes, image_shape)
         (hidden, channels), betas = sizes(net, hidden, channels), list(betas)
+        classes, image_shape = self.classes, self.image_shape  # lists, as a checkpoint holds them
         self.save_hyperparameters(ignore="trace")
         for name, holds, expected in BOUNDS:
             if not holds(self.hparams):
                 raise UserError(f"expected {name} to be {expected}, got {self.hparams[name]}; change --model.{name}")
         layers = {"hidden": hidden, "channels": channels, "activation": activation, "dropout": dropout}
+        layers |= {"image_shape": image_shape, "classes": len(classes)}
         self.net = build(net, deslant, ink_width, **layers, input_dropout=input_dropout or None)
         self.trace, smoothing = trace, {"label_smoothing": label_smoothing} if label_smoothing else {}
         self.loss = partial(LOSSES[loss], reduction="sum", **smoothing)
-        self.train_metrics = MetricCollection({"loss": MeanMetric(), "accuracy": accuracy()}, prefix="train/")
+        self.train_metrics = MetricCollection({"loss": MeanMetric(), "accuracy": accuracy(classes)}, prefix="train/")
         self.train_metrics.persistent(True)  # a checkpoint from the middle of an epoch holds what it has counted
-        self.val_metrics = MetricCollection({"loss": Loss(loss), "accuracy": accuracy()}, prefix="val/")
-        self.val_confusion_matrix = MulticlassConfusionMatrix(CLASSES, validate_args=False)
-        self.history: dict[str, list[tuple[int, float]]] = {}  # points (epoch, value) of each metric
-        self._rng_state: Tensor | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps float32 images (batch, 1, 28, 28) in [0, 1] to logits (batch, 10)."""
+        """Maps float32 images (batch, 1, 28, 28) in [0, 1], or of another size and in colour, to logits (batch, 10)."""
         return self.net(images)  # type: ignore[no-any-return]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -195,29 +198,6 @@ class MNISTClassifier(BaseClassifier):
 
     def on_train_epoch_end(self) -> None:
         self._end_epoch(self.train_metrics, before=1)
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        images, labels = batch
-        if len(labels):  # a process's part of a last batch can be empty
-            logits = self(images)
-            self.val_metrics.update(logits, labels)
-            self.val_confusion_matrix.update(logits, labels)
-
-    def on_validation_epoch_end(self) -> None:
-        if self.trainer.sanity_checking:  # of a net that has not been trained, on a batch or two
-            self.val_metrics.reset()
-        else:
-            self._end_epoch(self.val_metrics)
-            self.val_confusion = self.val_confusion_matrix.compute()
-        self.val_confusion_matrix.reset()
-
-    def _end_epoch(self, metrics: MetricCollection, before: int = 0) -> None:
-        values: dict[str, Tensor] = metrics.compute()
-        metrics.reset()
-        if self.trainer.state.fn == TrainerFn.FITTING:  # not for a validation that somebody asked for
-            for name, value in values.items():
-                self.history.setdefault(name, []).append((self.current_epoch + 1, value.item()))
-        self.log_epoch(values, before)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["rng_state"] = torch.get_rng_state()  # dropout's next draw

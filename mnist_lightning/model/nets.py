@@ -1,16 +1,20 @@
 """The networks: plain nn.Modules, images in, raw scores out. No Lightning here.
 
-Each maps float images (batch, 1, 28, 28) in [0, 1] to logits (batch, 10). Logits are raw scores: the loss applies the
-softmax itself, so there is no activation at the end. Convolutions are in channels_last, a third faster on CPUs.
+Each maps float images (batch, 1, 28, 28) in [0, 1] to logits (batch, 10), or images of another ``image_shape``, (H, W)
+or in colour (H, W, 3), to as many logits as there are classes. Logits are raw scores: the loss applies the softmax
+itself, so there is no activation at the end. Convolutions are in channels_last, a third faster on CPUs.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from mnist_lightning.data.format import DIGITS, IMAGE_SHAPE
 from mnist_lightning.errors import UserError
 from mnist_lightning.model.deslant import Deslant
 
@@ -36,6 +40,8 @@ class SimpleNet(Net):
         activation: The non-linearity after each hidden layer.
         dropout: Probability of zeroing each hidden output while training.
         input_dropout: Probability of zeroing each pixel while training.
+        image_shape: (H, W) of the images, or (H, W, 3).
+        classes: How many there are.
 
     Raises:
         UserError: A layer without neurons, or a probability outside [0, 1).
@@ -47,8 +53,11 @@ class SimpleNet(Net):
         activation: Activation = "relu",
         dropout: float = 0.0,
         input_dropout: float = 0.0,
+        image_shape: Sequence[int] = IMAGE_SHAPE,
+        classes: int = len(DIGITS),
     ) -> None:
-        super().__init__(nn.Flatten(), *_dropout(input_dropout), *_layers(28 * 28, hidden, activation, dropout))
+        layers = _layers(math.prod(image_shape), hidden, activation, dropout, classes)
+        super().__init__(nn.Flatten(), *_dropout(input_dropout), *layers)
 
 
 class LeNet5(Net):
@@ -60,17 +69,23 @@ class LeNet5(Net):
     """
 
     def __init__(
-        self, hidden: Sequence[int] = (120, 84), activation: Activation = "relu", dropout: float = 0.0
+        self,
+        hidden: Sequence[int] = (120, 84),
+        activation: Activation = "relu",
+        dropout: float = 0.0,
+        image_shape: Sequence[int] = IMAGE_SHAPE,
+        classes: int = len(DIGITS),
     ) -> None:
+        left = _pixels_left("lenet5", image_shape, lambda side: (side // 2 - 4) // 2)
         super().__init__(
-            nn.Conv2d(1, 6, 5, padding=2),
+            nn.Conv2d(math.prod(image_shape[2:]), 6, 5, padding=2),
             ACTIVATIONS[activation](),
             nn.MaxPool2d(2),
             nn.Conv2d(6, 16, 5),
             ACTIVATIONS[activation](),
             nn.MaxPool2d(2),
             nn.Flatten(),
-            *_layers(16 * 5 * 5, hidden, activation, dropout),
+            *_layers(16 * left, hidden, activation, dropout, classes),
         )
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs lack it
 
@@ -82,9 +97,8 @@ class ConvNet(Net):
     norm. Without padding, the images go 28 -> 12 -> 10 -> 8 -> 4 pixels for three convolutions.
 
     Args:
-        hidden: As :class:`SimpleNet`.
+        hidden, dropout, image_shape, classes: As :class:`SimpleNet`.
         activation: As :class:`SimpleNet`; after each convolution too.
-        dropout: As :class:`SimpleNet`.
         channels: Feature maps of each convolution.
 
     Raises:
@@ -97,32 +111,45 @@ class ConvNet(Net):
         activation: Activation = "relu",
         dropout: float = 0.0,
         channels: Sequence[int] = (32, 64, 64),
+        image_shape: Sequence[int] = IMAGE_SHAPE,
+        classes: int = len(DIGITS),
     ) -> None:
         if not 1 <= len(channels) <= 5 or any(maps < 1 for maps in channels):
             raise UserError(f"expected 1 to 5 convolutions of at least 1 channel, got {list(channels)}")
+        name = f"a convnet of {len(channels)} convolutions"
+        left = _pixels_left(name, image_shape, lambda side: ((side - 5) // 2 + 1 - 2 * (len(channels) - 1)) // 2)
         layers: list[nn.Module] = []
-        maps, side = 1, 28
+        maps = math.prod(image_shape[2:])  # 1, or 3 in colour
         for number, width in enumerate(channels, 1):
             size, stride = (5, 2) if number == 1 else (3, 1)
             layers.append(nn.Conv2d(maps, width, size, stride, bias=False))  # batch norm has a bias
-            maps, side = width, (side - size) // stride + 1
+            maps = width
             if number == len(channels):
                 layers.append(nn.MaxPool2d(2))
-                side //= 2
             layers += [nn.BatchNorm2d(width), ACTIVATIONS[activation]()]
-        super().__init__(*layers, nn.Flatten(), *_layers(maps * side * side, hidden, activation, dropout))
+        super().__init__(*layers, nn.Flatten(), *_layers(maps * left, hidden, activation, dropout, classes))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs lack it
 
 
-def _layers(inputs: int, hidden: Sequence[int], activation: Activation, dropout: float) -> list[nn.Module]:
-    """The layers from a vector of inputs to the ten scores."""
+def _pixels_left(net: str, image_shape: Sequence[int], shrink: Callable[[int], int]) -> int:
+    """The pixels that convolutions leave of an image, whose sides they shrink."""
+    if shrink(min(image_shape[:2])) < 1:
+        least = next(side for side in count(1) if shrink(side) >= 1)
+        raise UserError(f"expected images of at least {least}x{least} for {net}, got {image_shape}; use another net")
+    return math.prod(map(shrink, image_shape[:2]))
+
+
+def _layers(
+    inputs: int, hidden: Sequence[int], activation: Activation, dropout: float, classes: int
+) -> list[nn.Module]:
+    """The layers from a vector of inputs to the scores of the classes."""
     if any(width < 1 for width in hidden):
         raise UserError(f"expected hidden layers of at least 1 neuron, got {list(hidden)}")
     layers: list[nn.Module] = []
     for width in hidden:
         layers += [nn.Linear(inputs, width), ACTIVATIONS[activation](), *_dropout(dropout)]
         inputs = width
-    return [*layers, nn.Linear(inputs, 10)]
+    return [*layers, nn.Linear(inputs, classes)]
 
 
 def _dropout(probability: float) -> list[nn.Module]:
@@ -160,5 +187,5 @@ def build(net: NetName, deslant: bool = False, ink_width: float = 0.0, **options
     given = {name: value for name, value in options.items() if value is not None}
     for name in given.keys() - defaults(net).keys():
         raise UserError(f"expected no {name} for {net}, which has none, got {given[name]}; leave out --model.{name}")
-    layers = NETS[net](**given)
-    return layers.insert(0, Deslant(deslant, ink_width)) if deslant or ink_width else layers
+    layers, image_shape = NETS[net](**given), given.get("image_shape", IMAGE_SHAPE)
+    return layers.insert(0, Deslant(deslant, ink_width, image_shape)) if deslant or ink_width else layers

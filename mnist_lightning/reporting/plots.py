@@ -34,13 +34,13 @@ def digits(
     """Draws digits in a grid, as ink on paper.
 
     Args:
-        images: uint8 (N, H, W), bright ink.
+        images: uint8 (N, H, W), bright ink, or colours (N, H, W, 3), which stay as they are.
         captions: A line below each.
         colours: Of each one's frame; a faint ink's by default.
         columns: Digits in a row.
         labels: A line on the left of each row.
     """
-    high, wide = (side * SCALE for side in images.shape[1:])
+    high, wide = (side * SCALE for side in images.shape[1:3])
     step_x, step_y = wide + GAP, high + GAP + (16 if captions else 0)
     left = max((round(font(14).getlength(label)) + GAP for label in labels), default=0)
     rows = -(-len(images) // columns)
@@ -52,25 +52,29 @@ def digits(
         x, y = left + GAP + index % columns * step_x, GAP + index // columns * step_y
         colour = colours[index] if colours else mix(INK, 0.25)
         draw.rectangle((x - 2, y - 2, x + wide + 1, y + high + 1), outline=colour, width=2)
-        plot.paste(_blend(image / 255, INK).resize((wide, high), 0), (x, y))
+        drawn = _blend(image / 255, INK) if image.ndim == 2 else Image.fromarray(image)
+        plot.paste(drawn.resize((wide, high), 0), (x, y))
         if captions:
             draw.text((x + wide // 2, y + high + 3), captions[index], INK, font(), anchor="mt")
     return plot
 
 
-def answers(images: Array, labels: Array, probabilities: NDArray[np.float32], columns: int = 10) -> Image.Image:
+def answers(
+    images: Array, labels: Array, probabilities: NDArray[np.float32], classes: Sequence[str], columns: int = 10
+) -> Image.Image:
     """Draws digits with what a net made of them: blue where it was right, orange where not.
 
     Args:
-        images: uint8 (N, H, W).
+        images: uint8 (N, H, W) or (N, H, W, 3).
         labels: What they are, integers (N,).
-        probabilities: What the net said of each, (N, 10).
+        probabilities: What the net said of each, (N, classes).
+        classes: Their names.
         columns: Digits in a row.
     """
     said, sure = probabilities.argmax(1), probabilities.max(1)
     right = said == labels
     captions = [
-        f"{answer}, {share:.0%}" if ok else f"{answer} for {label}, {share:.0%}"
+        f"{classes[answer]}, {share:.0%}" if ok else f"{classes[answer]} for {classes[label]}, {share:.0%}"
         for answer, share, label, ok in zip(said, sure, labels, right, strict=True)
     ]
     return digits(images, captions, [RIGHT if ok else WRONG for ok in right], columns)
@@ -82,25 +86,26 @@ def worst(labels: Array, probabilities: NDArray[np.float32], count: int) -> NDAr
     return wrong[probabilities[wrong, labels[wrong]].argsort(kind="stable")][:count]
 
 
-def confusion_matrix(counts: Array, cell: int = 46) -> Image.Image:
+def confusion_matrix(counts: Array, classes: Sequence[str], cell: int = 46) -> Image.Image:
     """Draws a confusion matrix.
 
     Args:
-        counts: Integers (10, 10), a row for each true digit, a column for each predicted one.
+        counts: Integers (classes, classes), a row for each true class, a column for each predicted one.
+        classes: Their names.
         cell: Screen pixels of each count.
     """
-    classes, left, top, text = len(counts), 56, 56, font(max(11, cell // 3))
-    plot = Image.new("RGB", (left + classes * cell + GAP, top + classes * cell + GAP), PAPER)
+    side, left, top, text = len(counts) * cell, 56, 56, font(max(11, cell // 3))
+    plot = Image.new("RGB", (left + side + GAP, top + side + GAP), PAPER)
     draw = ImageDraw.Draw(plot)
-    draw.text((left + classes * cell // 2, GAP), "predicted", INK, font(14), anchor="mt")
+    draw.text((left + side // 2, GAP), "predicted", INK, font(14), anchor="mt")
     draw.text((GAP, top - GAP), "true", INK, font(14), anchor="ls")
     # the square root shows a single mistake among a thousand digits
     shares = np.sqrt(counts / np.maximum(counts.sum(1, keepdims=True), 1))
-    for i in range(classes):
+    for i, name in enumerate(classes):
         middle = i * cell + cell // 2
-        draw.text((left - 2 * GAP, top + middle), str(i), INK, font(16), anchor="rm")
-        draw.text((left + middle, top - GAP), str(i), INK, font(16), anchor="ms")
-        for j in range(classes):
+        draw.text((left - 2 * GAP, top + middle), name, INK, font(16), anchor="rm")
+        draw.text((left + middle, top - GAP), name, INK, font(16), anchor="ms")
+        for j in range(len(classes)):
             x, y = left + j * cell, top + i * cell
             share = float(shares[i, j]) if i == j else min(1.0, 4 * float(shares[i, j]))
             fill = mix(RIGHT if i == j else WRONG, share)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mnist_lightning import files
-from mnist_lightning.data.format import CLASSES
 from mnist_lightning.data.images import ImageDataset
 from mnist_lightning.model.base import BaseClassifier
 from mnist_lightning.reporting import charts, plots
@@ -23,12 +22,13 @@ MISTAKES = 50  # of them, at most, in a plot
 Mistakes = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32]]  # images, labels, probabilities
 
 
-def metrics(results: Mapping[str, Tensor], dataset: str, sha256: str) -> dict[str, Any]:
+def metrics(results: Mapping[str, Tensor], classes: Sequence[str], dataset: str, sha256: str) -> dict[str, Any]:
     """Turns test results into plain values.
 
     Args:
         results: ``MNISTClassifier.test_results``: loss (nats) and accuracy, scalars; precision, recall and f1, float32
             (10,); confusion_matrix, int64 (10, 10), a row for each true digit, a column for each predicted one.
+        classes: The names of these ten, or of as many as there are.
         dataset: What was tested on.
         sha256: Its identity.
 
@@ -45,8 +45,8 @@ def metrics(results: Mapping[str, Tensor], dataset: str, sha256: str) -> dict[st
         "loss": results["loss"].item(),
         **{name: values.mean().item() for name, values in scores.items()},
         "per_class": [
-            {"class": digit, **{name: values[digit].item() for name, values in scores.items()}, "support": support}
-            for digit, support in enumerate(confusion.sum(1).tolist())
+            {"class": name, **{score: values[place].item() for score, values in scores.items()}, "support": support}
+            for place, (name, support) in enumerate(zip(classes, confusion.sum(1).tolist(), strict=True))
         ],
         "confusion_matrix": confusion.tolist(),
     }
@@ -76,10 +76,10 @@ def table(results: Mapping[str, Any]) -> str:
         ),
         "",
         "confusion matrix (a row for each true digit, a column for each predicted one)",
-        "      " + "".join(f"{digit:6}" for digit in range(CLASSES)),
+        "      " + "".join(f"{row['class']:>6}" for row in results["per_class"]),
         *(
-            f"{digit:6}" + "".join(f"{count or '.':>6}" for count in row)
-            for digit, row in enumerate(results["confusion_matrix"])
+            f"{true['class']:>6}" + "".join(f"{count or '.':>6}" for count in row)
+            for true, row in zip(results["per_class"], results["confusion_matrix"], strict=True)
         ),
     ]
     return "\n".join(lines)
@@ -116,7 +116,7 @@ def write(
     images, labels = (part.numpy() for part in dataset.tensors)
     _, probabilities = model.predict(images)
     shown = plots.worst(labels, probabilities, MISTAKES)
-    pngs = _pngs(results, history, (images[shown], labels[shown], probabilities[shown]))
+    pngs = _pngs(results, history, model.classes, (images[shown], labels[shown], probabilities[shown]))
     page = _page(
         title=title,
         results=results,
@@ -133,13 +133,13 @@ def write(
     return path
 
 
-def _pngs(results: Mapping[str, Any], history: History, mistakes: Mistakes) -> dict[str, bytes]:
+def _pngs(results: Mapping[str, Any], history: History, classes: Sequence[str], mistakes: Mistakes) -> dict[str, bytes]:
     """Draws the plots of a report, as PNG, by their names; none of what there is not."""
-    drawn = {"confusion_matrix": plots.confusion_matrix(np.array(results["confusion_matrix"]))}
+    drawn = {"confusion_matrix": plots.confusion_matrix(np.array(results["confusion_matrix"]), classes)}
     if history:
         drawn["curves"] = charts.curves(history)
     if len(mistakes[0]):
-        drawn["mistakes"] = plots.answers(*mistakes)
+        drawn["mistakes"] = plots.answers(*mistakes, classes)
     return {name: plots.png(plot) for name, plot in drawn.items()}
 
 

@@ -81,6 +81,8 @@ class MNISTCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         assert isinstance(parser, Parser)
         add_run_options(parser)
+        for name in ("image_shape", "classes"):
+            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
         model = self.config.model  # a run's config.yaml says the sizes that its net has
@@ -119,7 +121,7 @@ class MNISTCLI(LightningCLI):
     def _callbacks(self, config: Any) -> list[Callback]:
         """What hangs on each run, besides what the user asks for."""
         saves = config.enable_checkpointing is not False and not (config.fast_dev_run or config.barebones)
-        validates = self.datamodule.hparams["val_size"] > 0 and config.limit_val_batches != 0
+        validates = len(self.datamodule.val_set) > 0 and config.limit_val_batches != 0
         plots = self.config_init.plots
         patience, delta = self.config_init.early_stopping.patience, self.config_init.early_stopping.min_delta
         has_bar = any(isinstance(each, ProgressBar) for each in _as_list(config.callbacks))

@@ -1,5 +1,7 @@
 """What TensorBoard shows of a run besides its scalars: charts side by side, the net's graph, plots, HPARAMS."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as L
@@ -12,7 +14,7 @@ from torch import nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from mnist_lightning.data.datamodule import data_of
-from mnist_lightning.data.format import SIDE
+from mnist_lightning.data.images import channels_first
 from mnist_lightning.errors import UserError
 from mnist_lightning.reporting import plots
 
@@ -45,12 +47,12 @@ class TensorBoardPlots(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         for writer in _writers(trainer):
             writer.add_custom_scalars(CHARTS)
-            blank = torch.zeros(1, 1, SIDE, SIDE, device=pl_module.device, dtype=pl_module.dtype)
-            writer.add_graph(pl_module.net, blank)
+            blank = torch.zeros(1, *pl_module.image_shape, device=pl_module.device, dtype=pl_module.dtype)
+            writer.add_graph(pl_module.net, channels_first(blank, colour=blank.ndim == 4))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if _takes_images(trainer) and not trainer.sanity_checking:
-            matrix = plots.confusion_matrix(pl_module.val_confusion.cpu().numpy(), cell=CELL)
+            matrix = plots.confusion_matrix(pl_module.val_confusion.cpu().numpy(), pl_module.classes, CELL)
             _show(trainer, "confusion matrix", matrix)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -77,7 +79,7 @@ class TensorBoardPlots(L.Callback):
     def _draw(self, trainer: L.Trainer, pl_module: Any) -> None:
         if not _takes_images(trainer):
             return
-        if (kernels := _kernels(pl_module.net)) is not None:
+        if (kernels := _kernels(pl_module.net, pl_module.image_shape)) is not None:
             _show(trainer, "first layer", plots.weights(kernels))
         data = data_of(trainer)
         if len(data.val_set):
@@ -87,7 +89,8 @@ class TensorBoardPlots(L.Callback):
                 ("digits", np.arange(min(DIGITS, len(labels)))),
                 ("worst mistakes", plots.worst(labels, probabilities, DIGITS)),
             ):
-                _show(trainer, tag, plots.answers(images[chosen], labels[chosen], probabilities[chosen], COLUMNS))
+                shown = images[chosen], labels[chosen], probabilities[chosen]
+                _show(trainer, tag, plots.answers(*shown, pl_module.classes, COLUMNS))
 
 
 def _writers(trainer: L.Trainer) -> list[SummaryWriter]:
@@ -113,9 +116,11 @@ def _show(trainer: L.Trainer, tag: str, plot: Image.Image) -> None:
             logger.experiment.log_image(logger.run_id, plot, f"plots/{tag}/{step}.png")
 
 
-def _kernels(net: nn.Module) -> NDArray[np.float32] | None:
+def _kernels(net: nn.Module, image_shape: Sequence[int]) -> NDArray[np.float32] | None:
     """The weights (N, H, W) that look at the image, of the first layer that has any; None where they are no images."""
+    high, wide, *_ = image_shape
     weight = next((each.detach().float().cpu() for each in net.parameters() if each.ndim > 1), torch.empty(0, 0))
     if weight.ndim == 4:  # a convolution's
         return weight.flatten(0, 1)[:NEURONS].numpy()
-    return weight[:NEURONS].unflatten(1, (SIDE, SIDE)).numpy() if weight.shape[1:] == (SIDE * SIDE,) else None
+    looks = weight.shape[1:] == (math.prod(image_shape),)
+    return weight[:NEURONS].unflatten(1, (-1, high, wide)).flatten(0, 1)[:NEURONS].numpy() if looks else None

@@ -86,10 +86,17 @@ def test_a_validation_split_that_takes_everything_is_refused(dataset):
 @pytest.mark.parametrize(
     ("broken", "array", "message"),
     [
-        (FILES[1], np.zeros(599, np.uint8), "one uint8 label for each of the 600 images"),
-        (FILES[1], np.zeros(600, np.int32), "got int32"),
-        (FILES[1], np.full(600, 10, np.uint8), "labels from 0 to 9, got 10"),
-        (FILES[0], np.zeros((600, 28, 27), np.uint8), "uint8 images of shape .N, 28, 28., got uint8"),
+        (FILES[1], np.arange(599, dtype=np.uint8) % 10, "one uint8 label for each of the 600 images"),
+        (FILES[1], np.arange(600, dtype=np.int32) % 10, "got int32"),
+        (FILES[1], np.full(600, 10, np.uint8), "2 to 256 classes .* got 1;"),
+        (FILES[3], np.full(100, 10, np.uint8), "labels of the 10 classes 0 to 9, .* got 10;"),
+        (
+            FILES[0],
+            np.zeros((600, 28, 27), np.uint8),
+            "uint8 images of shape .N, 28, 28., got uint8",
+        ),
+        (FILES[2], np.zeros((100, 28, 1025), np.uint8), r"\(N, 1 to 1024, 1 to 1024\[, 3\]\), got .*\(100, 28, 1025\)"),
+        (FILES[2], np.zeros((100, 28, 28, 4), np.uint8), r"\[, 3\]\), got uint8 of shape \(100, 28, 28, 4\)"),
         (FILES[0], np.zeros((600, 784), np.uint8), r"got uint8 of shape \(600, 784\)"),
         (FILES[0], np.zeros((600, 28, 28), np.float32), "got float32"),
         (FILES[2], np.zeros((99, 28, 28), np.uint8), "each of the 99 images"),

@@ -1,0 +1,164 @@
+"""Datasets that are not MNIST: any size, grey or in colour, any number of classes, under any labels and names."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import quiet_trainer, train_checkpoint
+
+from mnist_lightning.data.augment import Distortion
+from mnist_lightning.data.datamodule import MNISTDataModule
+from mnist_lightning.data.format import FILES, DataError
+from mnist_lightning.data.idx import write_idx
+from mnist_lightning.errors import UserError
+from mnist_lightning.model.checkpoint import load_classifier
+from mnist_lightning.model.classifier import MNISTClassifier
+from mnist_lightning.model.nets import NETS
+
+KINDS = {  # the labels, and the shape of an image
+    "47 classes": (range(47), (28, 28)),
+    "letters from 1": (range(1, 27), (28, 28)),
+    "colour": (range(3), (64, 64, 3)),
+    "wide": ((7, 40, 255), (20, 31)),
+    "two": (range(2), (12, 12)),
+}
+
+
+def write(folder, kind, names=None, train=300, test=100):
+    """Writes a dataset whose classes differ in the brightness of a few blocks, and returns its folder."""
+    labels, shape = KINDS[kind]
+    templates = np.random.default_rng(0).integers(0, 2, (len(labels), 4, 4))
+    folder.mkdir(parents=True)
+    for part, count in (("train", train), ("t10k", test)):
+        random = np.random.default_rng(count)
+        places = random.permutation(np.arange(count) % len(labels))
+        blocks = templates[places].repeat(-(-shape[0] // 4), 1).repeat(-(-shape[1] // 4), 2)[:, : shape[0], : shape[1]]
+        light = 120 * blocks.reshape(*blocks.shape, *(1 for _ in shape[2:]))
+        images = (light + random.integers(0, 100, (count, *shape))).astype(np.uint8)
+        files = [name for name in FILES if name.startswith(part)]
+        for name, array in zip(files, (images, np.array(labels, np.uint8)[places]), strict=True):
+            write_idx(folder / name, array)
+    if names:
+        (folder / "classes.txt").write_text("\n".join(names))
+    return folder
+
+
+def fitted(data, **options):
+    """A classifier that was trained on a dataset for some epochs, and its test's results."""
+    model = MNISTClassifier(classes=data.classes, image_shape=data.image_shape, **options)
+    trainer = quiet_trainer(max_epochs=8)
+    trainer.fit(model, data)
+    trainer.test(model, data, verbose=False)
+    return model, model.test_results
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_classes_and_shape_come_from_the_data_and_it_is_learned(tmp_path, kind):
+    labels, shape = KINDS[kind]
+    data = MNISTDataModule(str(write(tmp_path / kind, kind)), batch_size=16)
+    assert (data.classes, data.image_shape) == ([str(label) for label in labels], list(shape))
+    model, results = fitted(data, lr=0.003)
+    assert results["accuracy"] > 0.9
+    assert results["confusion_matrix"].shape == (len(labels), len(labels))
+    images, places = (tensor.numpy() for tensor in data.test_set.tensors)
+    said, probabilities = model.predict(images)
+    assert probabilities.shape == (100, len(labels))
+    assert (said == places).mean() == pytest.approx(results["accuracy"].item())
+
+
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("shape", [(28, 28, 3), (40, 33), (64, 64, 3)])
+def test_every_net_takes_every_size(net, shape):
+    model = MNISTClassifier(net=net, classes=["a", "b", "c"], image_shape=shape, deslant=True, ink_width=3.0)
+    images = np.random.default_rng(0).integers(0, 256, (5, *shape), np.uint8)
+    assert model.predict(images)[1].shape == (5, 3)
+    assert all(parameter.numel() for parameter in model.net.parameters())
+
+
+@pytest.mark.parametrize(("net", "least"), [("lenet5", 12), ("convnet", 15)])
+def test_images_too_small_for_convolutions_are_refused_by_the_least_size(net, least):
+    MNISTClassifier(net=net, image_shape=(least, 40)).predict(np.zeros((1, least, 40), np.uint8))
+    with pytest.raises(UserError, match=rf"expected images of at least {least}x{least} for .*{net}"):
+        MNISTClassifier(net=net, image_shape=(40, least - 1))
+
+
+def test_names_come_from_classes_txt_and_are_in_the_checkpoint(tmp_path):
+    names = ["ash", "ümlaut with spaces", "<b>&c</b>"]
+    folder = write(tmp_path / "trees", "wide", names)
+    model = load_classifier(train_named(tmp_path / "a.ckpt", folder))
+    assert (model.classes, model.image_shape) == (names, [20, 31])
+
+
+def train_named(path, folder):
+    data = MNISTDataModule(str(folder))
+    return train_checkpoint(path, folder, classes=data.classes, image_shape=data.image_shape)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a", "b"], "a line for each of the 3 labels in the training set, got 2"),
+        (["a", "b", "b"], "no two alike, got 3 with 'b'"),
+        (["a", "b", "c\x1b[31m"], r"printable names .* with 'c\\x1b\[31m'"),
+        (["a", "b", 51 * "c"], "up to 50 characters"),
+    ],
+)
+def test_names_that_cannot_be_are_refused(tmp_path, names, message):
+    folder = write(tmp_path / "bad", "wide", names)
+    with pytest.raises(DataError, match=message):
+        MNISTDataModule(str(folder)).classes  # noqa: B018
+
+
+def test_a_label_that_is_not_trained_on_is_refused(tmp_path):
+    folder = write(tmp_path / "odd", "wide")
+    write_idx(folder / FILES[3], np.full(100, 8, np.uint8))
+    with pytest.raises(DataError, match="labels of the 3 classes 7 to 255, which are trained on, got 8;"):
+        MNISTDataModule(str(folder)).setup("fit")
+
+
+def test_a_classifier_for_other_data_is_refused_with_what_to_write(tmp_path, dataset):
+    trainer = quiet_trainer(max_epochs=1)
+    with pytest.raises(UserError, match=r"got uint8 of shape .100, 20, 31."):
+        trainer.fit(MNISTClassifier(), MNISTDataModule(str(write(tmp_path / "wide", "wide"))))
+    with pytest.raises(
+        UserError, match=r"expected data of 47 classes, 0 to 46, .* got 10, 0 to 9; .*classes=data.classes"
+    ):
+        trainer.fit(MNISTClassifier(classes=[str(label) for label in range(47)]), MNISTDataModule(str(dataset)))
+
+
+def test_a_part_of_the_classes_can_be_tested_when_they_are_the_classifiers(tmp_path):
+    data = MNISTDataModule(str(write(tmp_path / "two", "two")))
+    data.classes = ["1", "0", "2"]
+    data.setup("test")
+    original = MNISTDataModule(str(tmp_path / "two"))
+    original.setup("test")
+    assert torch.equal(data.test_set.tensors[1], 1 - original.test_set.tensors[1])
+
+
+@pytest.mark.parametrize("folds", [2, 5, 7])
+def test_folds_hold_out_each_image_once_and_each_class_alike(tmp_path, folds):
+    folder = write(tmp_path / "wide", "wide", train=301)
+    held_out, counts = [], []
+    for fold in range(folds):
+        torch.manual_seed(fold)  # which changes nothing
+        data = MNISTDataModule(str(folder), folds=folds, fold=fold)
+        data.setup("fit")
+        assert len(data.train_set) + len(data.val_set) == 301
+        assert not set(data.train_set.indices.tolist()) & set(data.val_set.indices.tolist())
+        held_out += data.val_set.indices.tolist()
+        counts.append(data.train_images.tensors[1][data.val_set.indices].bincount(minlength=3))
+    assert sorted(held_out) == list(range(301))
+    counts = torch.stack(counts)
+    assert (counts.amax(0) - counts.amin(0)).max() <= 1
+    assert counts.sum(1).max() - counts.sum(1).min() <= 1
+
+
+def test_distortions_of_a_wide_image_turn_and_move_it_as_a_square_ones():
+    disc = torch.zeros(1, 3, 56, 112)
+    disc[:, 1, 20:36, 48:64] = 1.0
+    drawn = torch.tensor([[1.0, 0, 0, 0, 0, 0]])
+    turned = Distortion(rotation=90)(disc, drawn)
+    assert torch.allclose(turned, disc, atol=1e-4)  # a square in the middle turns into itself, not into an oblong
+    moved = Distortion(shift=2)(disc, torch.tensor([[0, 0, 0, 0, 1.0, 0]]))
+    assert torch.allclose(moved, disc.roll(-8, 3), atol=1e-4)  # 2 of 28 pixels are 8 of 112
+    lower = Distortion(shift=2)(disc, torch.tensor([[0, 0, 0, 0, 0, 1.0]]))
+    assert torch.allclose(lower, disc.roll(-8, 2), atol=1e-4)
