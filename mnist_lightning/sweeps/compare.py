@@ -71,24 +71,26 @@ def read(run: Path) -> Run | None:
         return None
     if not isinstance(config, dict):
         return None
-    record, tested = _json(run / RUN_RECORD), _json(run / "test" / "metrics.json")
+    record, tested = load_json(run / RUN_RECORD), load_json(run / "test" / "metrics.json")
     record = record or tested.get("training", {}) | {"finished": bool(tested)}  # of a run from before it was kept
     state = "finished" if record.get("finished") else "running" if is_locked(run / RUN_LOCK) else "stopped"
-    accuracy, loss = best_epoch(record.get("history", {}))
+    _, accuracy, loss = best_epoch(record.get("history", {}))
     values = accuracy, loss, tested.get("accuracy"), tested.get("loss"), *map(record.get, FIGURES[4:])
     return Run(run, state, dict(_flat(config)), dict(zip(FIGURES, values, strict=True)))
 
 
-def best_epoch(history: Mapping[str, Sequence[Sequence[Any]]]) -> tuple[float | None, float | None]:
-    """Validation accuracy and loss of the epoch that ``best.ckpt`` is of: the first with the highest accuracy."""
+def best_epoch(
+    history: Mapping[str, Sequence[Sequence[Any]]],
+) -> tuple[int | None, float | None, float | None]:
+    """The epoch that ``best.ckpt`` is of, the first with the highest validation accuracy; that; and its loss."""
     accuracies = dict(map(tuple, history.get("val/accuracy", [])))
     if not accuracies:
-        return None, None
+        return None, None, None
     best = max(accuracies, key=accuracies.__getitem__)
-    return accuracies[best], dict(map(tuple, history.get("val/loss", []))).get(best)
+    return best, accuracies[best], dict(map(tuple, history.get("val/loss", []))).get(best)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def load_json(path: Path) -> dict[str, Any]:
     """What a file holds; nothing where it is not there, or damaged."""
     try:
         content = json.loads(path.read_text())

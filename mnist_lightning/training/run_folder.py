@@ -204,7 +204,8 @@ class RunRecord(SaveConfigCallback):
 
     def _write(self, trainer: L.Trainer, pl_module: Any, finished: bool = False) -> None:
         if self._run:
-            record = {**progress(trainer, pl_module), "finished": finished, "history": _finite(pl_module.history)}
+            record = {**progress(trainer, pl_module), "max_epochs": trainer.max_epochs, "finished": finished}
+            record["history"] = _finite(pl_module.history)
             atomic_write(self._run / RUN_RECORD, json.dumps(record) + "\n")
 
 

@@ -1,0 +1,133 @@
+"""A sweep from start to end: processes that train, a bar that says how far they are, and what to do when one dies."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from tqdm import tqdm
+
+from mnist_lightning.errors import UserError
+from mnist_lightning.files import RUN_RECORD
+from mnist_lightning.sweeps import study as store
+from mnist_lightning.sweeps.compare import load_json
+from mnist_lightning.sweeps.study import Plan
+
+EVERY = 0.25  # seconds between two looks at what the workers do
+BAR = "{desc} |{bar:20}| {n:.1f}/{total:.0f} [{elapsed}<{remaining}]{postfix}"
+
+Describe = Callable[[FrozenTrial], str]  # a trial that is done, in a line
+
+
+def run(folder: Path, plan: Plan, jobs: int, describe: Describe) -> optuna.Study:
+    """Has a sweep done, from where it is, and returns its study.
+
+    Args:
+        folder: Of the sweep.
+        plan: What it shall hold.
+        jobs: Processes, with a thread each where there are several.
+        describe: What is printed of a trial when it is done.
+
+    Raises:
+        UserError: The folder holds another sweep.
+        SystemExit: A worker met what no other trial would survive either; or Ctrl-C or SIGTERM stopped it.
+    """
+    if study := store.load(folder, plan.name):
+        store.check(folder, study, plan)
+    workers = [_start(folder, plan, jobs)]
+    previous = signal.signal(signal.SIGTERM, _stop)
+    try:
+        while not (study := store.load(folder, plan.name)) and workers[0].poll() is None:
+            time.sleep(EVERY)  # it checks the options, and makes the study; the others need not say the same
+        if study:
+            workers += [_start(folder, plan, jobs) for _ in range(1, jobs)]
+            _watch(folder, study, plan, workers, jobs, describe)
+        for worker in workers:
+            if code := worker.wait():
+                raise SystemExit(abs(code))  # it has said why
+    except KeyboardInterrupt:
+        _stop(signal.SIGINT, None)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        for worker in workers:
+            worker.stdin.close()  # type: ignore[union-attr]  # a pipe: its end asks the worker to save and stop
+        for worker in workers:
+            worker.wait()
+    assert study
+    return study
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    print("\nstopped; the same command goes on from here", file=sys.stderr)
+    raise SystemExit(128 + signum)
+
+
+def _start(folder: Path, plan: Plan, jobs: int) -> "subprocess.Popen[str]":
+    alone = {} if jobs == 1 else {"OMP_NUM_THREADS": "1"}
+    # -P: what lies in the user's folder is none of ours; a session of its own: Ctrl-C is for this process to pass on
+    worker = subprocess.Popen(
+        [sys.executable, "-P", "-m", "mnist_lightning.sweeps.worker", str(folder)],
+        stdin=subprocess.PIPE,
+        env={"GOMP_SPINCOUNT": "1000", **os.environ, **alone},
+        start_new_session=True,
+        text=True,
+    )
+    assert worker.stdin
+    worker.stdin.write(plan.dump() + "\n")
+    worker.stdin.flush()
+    return worker
+
+
+def _watch(
+    folder: Path, study: optuna.Study, plan: Plan, workers: "list[subprocess.Popen[str]]", jobs: int, describe: Describe
+) -> None:
+    """Shows how far the trials are until the workers find no more to do; replaces one that dies of its trial."""
+    done = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
+    with tqdm(desc=plan.name, bar_format=BAR, initial=len(done), disable=not sys.stderr.isatty()) as bar:
+        working = True
+        while working:
+            working = any(worker.poll() is None for worker in workers)
+            trials = study.get_trials(deepcopy=False)
+            bar.total = max(len(trials), plan.sweep.trials if plan.sweep else 0)
+            for trial in trials:
+                if trial.state.is_finished() and trial.number not in done:
+                    done.add(trial.number)
+                    bar.write(f"{len(done):{len(str(bar.total))}}/{bar.total}  {describe(trial)}")
+            bar.n = sum(_share(folder, trial) for trial in trials)
+            best = min((trial for trial in trials if trial.state == TrialState.COMPLETE), key=rank, default=None)
+            bar.set_postfix_str(f"best {describe(best)}" if best else "")
+            for number, worker in enumerate(workers):
+                code = worker.poll() or 0
+                if code < 0 and not store.given_back(study, f"{socket.gethostname()}:{worker.pid}", _name(code)):
+                    raise UserError(f"a process of this sweep died of {_name(code)}; the same command goes on")
+                if code < 0 or code == 128 + signal.SIGTERM:
+                    workers[number] = _start(folder, plan, jobs)
+                elif code:
+                    return  # it has met what the others would too
+            time.sleep(EVERY * working)
+
+
+def rank(trial: FrozenTrial) -> tuple[float, float, int]:
+    """What sorts trials that are done: by error, then loss; the first of those that are even wins."""
+    return trial.value or 0.0, sum(run["loss"] or 0.0 for run in trial.user_attrs["results"]), trial.number
+
+
+def _name(code: int) -> str:
+    return signal.Signals(-code).name + (" (out of memory?)" if code == -signal.SIGKILL else "")
+
+
+def _share(folder: Path, trial: FrozenTrial) -> float:
+    """How much of a trial is done, from 0 to 1, by the records of its runs."""
+    if trial.state.is_finished():
+        return 1.0
+    records = [load_json(folder / name / RUN_RECORD) for name, _ in trial.user_attrs.get("runs", [])]
+    whole = [record for record in records if record and (record["max_epochs"] or 0) > 0]
+    done = sum(min(1.0, float(record["epochs"] / record["max_epochs"])) for record in whole)
+    return done / max(1, len(records))

@@ -1,0 +1,194 @@
+"""A process that trains what a sweep asks for, trial by trial, until there is nothing left to take.
+
+A process of its own, as one that runs out of memory is killed: then its trial fails, and not the sweep.
+``python -m mnist_lightning.sweeps.worker FOLDER`` reads its plan from standard input, which stays open as long as the
+sweep lives; when that ends, however it ends, the run in hand is saved and the process ends too.
+"""
+
+from mnist_lightning.console.startup import importing
+
+with importing():
+    import math
+    import os
+    import shutil
+    import signal
+    import socket
+    import statistics
+    import sys
+    import threading
+    import time
+    from contextlib import redirect_stdout
+    from pathlib import Path
+    from typing import Any
+
+    import lightning.pytorch as L
+    import optuna
+    from lightning.pytorch import Trainer
+    from optuna.trial import Trial, TrialState
+
+    from mnist_lightning.console.messages import one_line_errors
+    from mnist_lightning.data.datamodule import MNISTDataModule
+    from mnist_lightning.errors import UserError
+    from mnist_lightning.files import RUN_RECORD
+    from mnist_lightning.reporting import report
+    from mnist_lightning.sweeps import study as store
+    from mnist_lightning.sweeps.compare import best_epoch, load_json
+    from mnist_lightning.sweeps.space import text
+    from mnist_lightning.sweeps.study import PRUNERS, Claim, Plan
+    from mnist_lightning.training.cli import MNISTCLI
+    from mnist_lightning.training.run_folder import LAST, is_run_of
+
+QUIET = "--trainer.enable_progress_bar=false"
+WAIT = 0.5  # seconds, to see whether somebody gives a trial back
+
+
+class Parsed(MNISTCLI):
+    """A command line that was read, and nothing built of it."""
+
+    def before_instantiate_classes(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        pass
+
+
+def check(plan: Plan) -> None:
+    """Checks that the data can be used and that every value of each option can be one, before there is a study.
+
+    Raises:
+        UserError: One can't.
+    """
+    space = plan.sweep.space if plan.sweep else {}
+    ends = {
+        name: values if isinstance(values, list) else [values["from"], values["to"]] for name, values in space.items()
+    }
+    first = (
+        plan.points[0].runs if plan.points or not plan.sweep else plan.sweep.runs({n: v[0] for n, v in ends.items()}, 0)
+    )
+    cli = Parsed([*first[0][1], QUIET])
+    for name, values in ends.items():
+        for value in values:
+            cli.parser.parse_args([f"--{name}={text(value)}"])
+    data = MNISTDataModule(**cli.config.data.as_dict())
+    data.prepare_data()
+    data.setup("fit")
+    if plan.measure == "validation" and not len(data.val_set):
+        raise UserError("expected validation images, by which a sweep compares, got none; raise --data.val_size")
+
+
+def work(folder: Path, plan: Plan) -> None:
+    """Takes trials until all are done, by this process or others."""
+    study = store.create(folder, plan, check)
+    study.pruner = PRUNERS[plan.sweep.pruner]() if plan.sweep and plan.sweep.method == "search" else PRUNERS["none"]()
+    worker = f"{socket.gethostname()}:{os.getpid()}"
+    while True:
+        if claim := store.claim(folder, study, plan):
+            claim.trial.set_user_attr("worker", worker)
+            with claim.lock:
+                take(folder, study, claim, plan.measure)
+        elif any(not trial.state.is_finished() for trial in study.get_trials(deepcopy=False)):
+            time.sleep(WAIT)
+        else:
+            return
+
+
+def take(folder: Path, study: optuna.Study, claim: Claim, measure: str) -> None:
+    """Trains the runs of a trial and tells the study what came of it. What goes wrong with it is its result."""
+    trial, runs = claim.trial, claim.trial.user_attrs["runs"]
+    results: list[dict[str, Any]] = []
+    watch = Watch(study, trial)
+    try:
+        for name, args in runs:
+            results.append({"run": name, **train(folder / name, [*args, QUIET], watch, measure)})
+            watch.before.append(results[-1]["error"])
+            if watch.pruned:
+                break
+        trial.set_user_attr("results", results)
+        if watch.pruned:
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            study.tell(trial, statistics.mean(result["error"] for result in results))
+    except (OSError, optuna.exceptions.StorageInternalError):
+        raise  # the disk is full, say: every other trial would fail too
+    except Exception as error:  # whatever PyTorch makes of these options
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        trial.set_user_attr("results", results)
+        store.fail(study, trial, f"{kind}{error}")
+
+
+class Watch(L.Callback):
+    """Reports a trial's validation after each epoch, and ends it when it is hopeless or has lost its numbers."""
+
+    def __init__(self, study: optuna.Study, trial: Trial) -> None:
+        self.trial, self.pruned = trial, "pruned" in trial.user_attrs
+        self.before: list[float] = []  # the errors of its runs that are done
+        self._reported = set(study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if "val/loss" not in pl_module.history:
+            return
+        (_, loss), (_, accuracy) = (pl_module.history[f"val/{name}"][-1] for name in ("loss", "accuracy"))
+        if not math.isfinite(loss):
+            raise UserError(f"the validation loss was {loss} after epoch {trainer.current_epoch + 1}")
+        step = len(self.before) * (trainer.max_epochs or 1) + trainer.current_epoch
+        if step not in self._reported:  # before a kill
+            self.trial.report(statistics.mean([*self.before, 100 * (1 - accuracy)]), step)
+        if self.trial.should_prune():
+            self.trial.set_user_attr("pruned", True)
+            self.pruned = trainer.should_stop = True
+
+
+def train(run: Path, args: list[str], watch: Watch, measure: str) -> dict[str, Any]:
+    """Trains a run, or resumes it, or reads what it reached.
+
+    Returns:
+        Its ``error`` in percent, of validation or of the test, and what else a table tells of it.
+
+    Raises:
+        UserError: Its options cannot be, or its folder is of a run with others.
+    """
+    if run.exists() and not (run / LAST).is_file():
+        shutil.rmtree(run)  # it was stopped before its first epoch ended: there is no state to resume from
+    done = run / ("test/metrics.json" if measure == "test" else RUN_RECORD)
+    if not (load_json(done).get("finished") if done.name == RUN_RECORD else done.is_file()):
+        cli = MNISTCLI(args)
+        if run.exists() and not is_run_of(run, cli.plain_config):
+            raise UserError(f"{run}: expected a run with these options, but its settings were others; move it away")
+        cli.trainer.callbacks.append(watch)  # type: ignore[attr-defined]  # set, but not declared
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+            cli.fit(run)
+            if measure == "test":
+                test(cli, run)
+    record = load_json(run / RUN_RECORD)
+    epoch, accuracy, loss = best_epoch(record["history"])
+    if measure == "test":
+        tested = load_json(done)
+        accuracy, loss = tested["accuracy"], tested["loss"]
+    if accuracy is None:
+        raise UserError("expected a validated epoch, got none; raise --max_epochs or --trainer.max_steps")
+    reached = {"error": 100 * (1 - accuracy), "loss": loss, "epoch": epoch}
+    return reached | {name: record[name] for name in ("parameters", "epochs", "seconds")}
+
+
+def test(cli: MNISTCLI, run: Path) -> None:
+    """Tests what a run chose, and writes it where scripts/test.py does."""
+    tested = cli.test()
+    results = report.metrics(tested, cli.datamodule.dataset_name, cli.datamodule.test_sha256)
+    report.write_json(results | {"training": cli.training}, run / "test")
+
+
+def stop_with(pipe: int) -> None:
+    """Has this process stop as Ctrl-C would have it when a pipe ends: its other end let go of it, or is dead."""
+
+    def wait() -> None:
+        os.read(pipe, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        plan = Plan.load(sys.stdin.readline())
+        stop_with(sys.stdin.fileno())
+        work(Path(sys.argv[1]), plan)

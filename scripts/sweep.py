@@ -1,0 +1,69 @@
+"""Sweeps options of train.py: a grid, random draws or a search, with several seeds and folds, that can be stopped."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mnist_lightning.console.arguments import Arguments, one_line
+from mnist_lightning.errors import UserError
+from mnist_lightning.sweeps import results, space, supervisor
+from mnist_lightning.sweeps.space import Sweep
+from mnist_lightning.sweeps.study import PRUNERS, plan
+
+USAGE = """sweep.py [FILE.yaml] [--OPTION VALUE ...]
+
+  sweep.py configs/sweeps/width_and_rate.yaml
+  sweep.py --model.lr [1e-4,1e-3,1e-2] --model.hidden [[64],[128],[256]] --seeds 3 --max_epochs 5
+  sweep.py configs/sweeps/search.yaml --trials 40"""
+
+
+def parser() -> Arguments:
+    parser = Arguments(
+        description=f"{__doc__} Any option of train.py can be given: one value is for all runs; a list is a choice; "
+        "{from: 1e-4, to: 1e-2, log: true} is a range, for --method random or search.",
+        usage=USAGE,
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--method", choices=("grid", "random", "search"), default="grid", help="How points are chosen.")
+    parser.add_argument("--trials", type=int, default=0, help="Points of a random sweep or a search.")
+    parser.add_argument("--seeds", type=int, default=1, help="Runs of each point, with seeds 0, 1, ...")
+    parser.add_argument("--folds", type=int, default=0, help="Folds of the training images, each held out once.")
+    parser.add_argument("--pruner", choices=PRUNERS, default="median", help="What stops a search's hopeless trials.")
+    parser.add_argument("--test_best", choices=("true", "false"), default="false", help="Test the winner, at the end.")
+    parser.add_argument("--jobs", type=int, default=1, help="Processes to train in, with a thread each if several.")
+    parser.add_argument("--output", type=Path, default=None, help="Folder; lightning_logs/NAME_OF_THE_FILE by default.")
+    return parser
+
+
+def read(words: list[str]) -> tuple[Sweep, argparse.Namespace]:
+    """Reads the file, if there is one, and the options on the command line, which win."""
+    path = Path(words.pop(0)) if words and not words[0].startswith("-") else None
+    if "--help" in words or "-h" in words:
+        parser().print_help()
+        raise SystemExit(0)
+    known = {action.dest for action in parser()._actions}
+    given = {**(space.read(path) if path else {}), **space.typed(words)}
+    args = parser().parse_args([f"--{name}={space.text(given.pop(name))}" for name in list(given) if name in known])
+    fixed, swept = space.divide(given)
+    args.output = args.output or Path("lightning_logs", path.stem if path else "sweep")
+    return Sweep(fixed, swept, args.method, args.trials, args.seeds, args.folds, args.pruner).checked(), args
+
+
+def main() -> None:
+    sweep, args = read(sys.argv[1:])
+    if args.jobs < 1:
+        raise UserError(f"expected --jobs to be at least 1, got {args.jobs}")
+    study = supervisor.run(args.output, plan(sweep), args.jobs, results.describe)
+    found = results.write(args.output, study, sweep)
+    print((args.output / "results.md").read_text())
+    if found["command"] is None:
+        raise UserError("expected a point that can be compared, but all failed; the table has the reasons")
+    print(f"written to {args.output}: results.md, results.csv, results.json, results.html\n\nnext")
+    print(f"  train and test the winner  {found['command']}")
+    print(f"  curves                     tensorboard --logdir {args.output}")
+
+
+if __name__ == "__main__":
+    with one_line():
+        main()
