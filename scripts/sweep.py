@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mnist_lightning.console.arguments import Arguments, one_line
 from mnist_lightning.errors import UserError
-from mnist_lightning.sweeps import results, space, supervisor
+from mnist_lightning.sweeps import page, results, space, supervisor
 from mnist_lightning.sweeps.space import Sweep
 from mnist_lightning.sweeps.study import PRUNERS, plan
 
@@ -56,6 +56,7 @@ def main() -> None:
         raise UserError(f"expected --jobs to be at least 1, got {args.jobs}")
     study = supervisor.run(args.output, plan(sweep), args.jobs, results.describe)
     found = results.write(args.output, study, sweep)
+    page.write(args.output, found, sweep)
     print((args.output / "results.md").read_text())
     if found["command"] is None:
         raise UserError("expected a point that can be compared, but all failed; the table has the reasons")

@@ -28,11 +28,8 @@ Row = Mapping[str, Any]
 
 def describe(trial: FrozenTrial) -> str:
     """A trial that is done, in a line."""
-    row = as_row(trial)
-    options = [
-        f"{name} {text(value)}" for name, value in zip(short(list(trial.params)), trial.params.values(), strict=True)
-    ]
-    return "  ".join([*options, outcome(row)])
+    options = zip(short(sorted(trial.params)), sorted(trial.params), strict=True)
+    return "  ".join([*(f"{name} {text(trial.params[full])}" for name, full in options), outcome(as_row(trial))])
 
 
 def outcome(row: Row) -> str:
@@ -52,7 +49,7 @@ def as_row(trial: FrozenTrial) -> dict[str, Any]:
     return {
         "trial": trial.number,
         "state": STATES.get(trial.state, "running"),
-        "options": {name: _decoded(value) for name, value in trial.params.items()},
+        "options": {name: _decoded(trial.params[name]) for name in sorted(trial.params)},
         "error": statistics.mean(errors) if errors else None,
         "error_std": statistics.stdev(errors) if len(errors) > 1 else None,
         "loss": statistics.mean(run["loss"] for run in runs) if runs else None,
@@ -81,7 +78,7 @@ def write(folder: Path, study: optuna.Study, sweep: Sweep) -> dict[str, Any]:
         "best": complete[0]["trial"] if complete else None,
         "command": sweep.command({name: text(v) for name, v in complete[0]["options"].items()}) if complete else None,
         "test": tested(folder, complete[0]) if complete else None,
-        "importance": importance(study, sweep),
+        "importance": importance(study, rows, sweep),
         "trials": rows,
     }
     atomic_write(folder / "results.json", json.dumps(results, indent=2) + "\n")
@@ -100,12 +97,27 @@ def tested(folder: Path, row: Row) -> dict[str, Any] | None:
     return {"error": statistics.mean(errors), "error_std": std, "loss": statistics.mean(m["loss"] for m in metrics)}
 
 
-def importance(study: optuna.Study, sweep: Sweep) -> dict[str, float]:
-    """How much of the difference between points each option explains, together 1; nothing where nothing differs."""
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len({trial.value for trial in done}) < 2 or len(sweep.space) < 2:
+def importance(study: optuna.Study, rows: Sequence[Row], sweep: Sweep) -> dict[str, float]:
+    """How much of the difference between points each option explains; nothing where there is nothing to explain.
+
+    Of a grid, its share of the variance: of the means over all points with one value of it. Of others, PED-ANOVA's.
+    """
+    errors = [row["error"] for row in rows if row["state"] == "complete"]
+    if len(set(errors)) < 2:
         return {}
-    return optuna.importance.get_param_importances(study)
+    if sweep.method == "grid":
+        shares = {name: _explained(name, rows) / statistics.pvariance(errors) for name in sweep.space}
+    else:
+        shares = optuna.importance.get_param_importances(study)
+    return dict(sorted(shares.items(), key=lambda share: (-share[1], share[0])))
+
+
+def _explained(name: str, rows: Sequence[Row]) -> float:
+    groups: dict[str, list[float]] = {}
+    for row in rows:
+        if row["state"] == "complete":
+            groups.setdefault(text(row["options"][name]), []).append(row["error"])
+    return statistics.pvariance([statistics.mean(group) for group in groups.values() for _ in group])
 
 
 def markdown(rows: Sequence[Row], sweep: Sweep) -> str:
