@@ -6,9 +6,12 @@ from pathlib import Path
 
 from mnist_lightning.console.arguments import Arguments, one_line
 from mnist_lightning.errors import UserError
-from mnist_lightning.sweeps import page, results, space, supervisor
+from mnist_lightning.sweeps import space
 from mnist_lightning.sweeps.space import Sweep
-from mnist_lightning.sweeps.study import PRUNERS, plan
+
+with one_line(extra="sweep"):
+    from mnist_lightning.sweeps import page, results, supervisor
+    from mnist_lightning.sweeps.study import PRUNERS, plan
 
 USAGE = """sweep.py [FILE.yaml] [--OPTION VALUE ...]
 
@@ -56,10 +59,17 @@ def main() -> None:
         raise UserError(f"expected --jobs to be at least 1, got {args.jobs}")
     study = supervisor.run(args.output, plan(sweep), args.jobs, results.describe)
     found = results.write(args.output, study, sweep)
+    if args.test_best == "true" and found["best"] is not None:
+        supervisor.test(args.output, plan(sweep), found["best"])
+        found = results.write(args.output, study, sweep)
     page.write(args.output, found, sweep)
     print((args.output / "results.md").read_text())
     if found["command"] is None:
         raise UserError("expected a point that can be compared, but all failed; the table has the reasons")
+    if tested := found["test"]:
+        print(
+            f"test error of the winner: {tested['error']:.2f}%, the mean of its {args.seeds * (args.folds or 1)} runs\n"
+        )
     print(f"written to {args.output}: results.md, results.csv, results.json, results.html\n\nnext")
     print(f"  train and test the winner  {found['command']}")
     print(f"  curves                     tensorboard --logdir {args.output}")

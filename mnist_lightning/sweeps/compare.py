@@ -22,6 +22,7 @@ SILENT = (
     *("trainer.default_root_dir", "trainer.enable_progress_bar", "trainer.logger", "trainer.log_every_n_steps"),
 )
 
+TESTED = "test/metrics.json"  # in a run's folder
 FIGURES = ("val_accuracy", "val_loss", "test_accuracy", "test_loss", "parameters", "epochs", "seconds")
 FORMATS = ("{:.2%}", "{:.4f}", "{:.2%}", "{:.4f}", "{:,}", "{}", "{:.1f}")
 
@@ -71,7 +72,7 @@ def read(run: Path) -> Run | None:
         return None
     if not isinstance(config, dict):
         return None
-    record, tested = load_json(run / RUN_RECORD), load_json(run / "test" / "metrics.json")
+    record, tested = load_json(run / RUN_RECORD), load_json(run / TESTED)
     record = record or tested.get("training", {}) | {"finished": bool(tested)}  # of a run from before it was kept
     state = "finished" if record.get("finished") else "running" if is_locked(run / RUN_LOCK) else "stopped"
     _, accuracy, loss = best_epoch(record.get("history", {}))

@@ -16,12 +16,11 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from mnist_lightning.files import atomic_write
-from mnist_lightning.sweeps.compare import load_json, short
+from mnist_lightning.sweeps.compare import TESTED, load_json, short
 from mnist_lightning.sweeps.space import Sweep, text
 
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 TIMED = ("seconds",)
-TESTED = "test/metrics.json"
 
 Row = Mapping[str, Any]
 
@@ -108,7 +107,8 @@ def importance(study: optuna.Study, rows: Sequence[Row], sweep: Sweep) -> dict[s
     if sweep.method == "grid":
         shares = {name: _explained(name, rows) / statistics.pvariance(errors) for name in sweep.space}
     else:
-        shares = optuna.importance.get_param_importances(study)
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()  # the other one needs scikit-learn
+        shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
     return dict(sorted(shares.items(), key=lambda share: (-share[1], share[0])))
 
 

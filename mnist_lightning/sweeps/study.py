@@ -6,7 +6,9 @@ and is taken over under its own number, at once and by one. No clock is asked, a
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,7 +137,8 @@ def create(folder: Path, plan: Plan, check_plan: Callable[[Plan], None]) -> optu
         if study := load(folder, plan.name):
             check(folder, study, plan)
         else:
-            check_plan(plan)
+            with _nothing_left(folder):
+                check_plan(plan)
             if not (folder / STORE).is_file():
                 with atomic_path(folder / STORE) as path:
                     path.unlink(missing_ok=True)  # what a killed process left
@@ -145,6 +148,17 @@ def create(folder: Path, plan: Plan, check_plan: Callable[[Plan], None]) -> optu
         for point in new_points(study, plan):
             study.add_trial(_waiting(point, plan.sweep))
     return study
+
+
+@contextmanager
+def _nothing_left(folder: Path) -> Iterator[None]:
+    """Takes the folder of a sweep away again that could not be begun."""
+    try:
+        yield
+    except UserError:
+        if [path.name for path in folder.iterdir()] == [".lock"]:
+            shutil.rmtree(folder)
+        raise
 
 
 def new_points(study: optuna.Study, plan: Plan) -> list[Point]:

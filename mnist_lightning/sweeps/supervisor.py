@@ -69,13 +69,27 @@ def _stop(signum: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + signum)
 
 
-def _start(folder: Path, plan: Plan, jobs: int) -> "subprocess.Popen[str]":
+def test(folder: Path, plan: Plan, trial: int) -> None:
+    """Tests the runs of a trial, in a process of its own.
+
+    Raises:
+        SystemExit: It could not, and has said why.
+    """
+    worker = _start(folder, plan, 1, str(trial))
+    try:
+        if code := worker.wait():
+            raise SystemExit(abs(code))
+    finally:
+        worker.kill()
+
+
+def _start(folder: Path, plan: Plan, jobs: int, *action: str) -> "subprocess.Popen[str]":
     alone = {} if jobs == 1 else {"OMP_NUM_THREADS": "1"}
     # -P: what lies in the user's folder is none of ours; a session of its own: Ctrl-C is for this process to pass on
     worker = subprocess.Popen(
-        [sys.executable, "-P", "-m", "mnist_lightning.sweeps.worker", str(folder)],
+        [sys.executable, "-P", "-m", "mnist_lightning.sweeps.worker", str(folder), *action],
         stdin=subprocess.PIPE,
-        env={"GOMP_SPINCOUNT": "1000", **os.environ, **alone},
+        env={**os.environ, **alone},
         start_new_session=True,
         text=True,
     )

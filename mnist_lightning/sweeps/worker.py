@@ -2,7 +2,8 @@
 
 A process of its own, as one that runs out of memory is killed: then its trial fails, and not the sweep.
 ``python -m mnist_lightning.sweeps.worker FOLDER`` reads its plan from standard input, which stays open as long as the
-sweep lives; when that ends, however it ends, the run in hand is saved and the process ends too.
+sweep lives; when that ends, however it ends, the run in hand is saved and the process ends too. With the number of a
+trial after the folder it tests the runs of that trial instead.
 """
 
 from mnist_lightning.console.startup import importing
@@ -30,12 +31,14 @@ with importing():
     from mnist_lightning.data.datamodule import MNISTDataModule
     from mnist_lightning.errors import UserError
     from mnist_lightning.files import RUN_RECORD
+    from mnist_lightning.model.checkpoint import read_checkpoint
+    from mnist_lightning.provenance import provenance
     from mnist_lightning.reporting import report
     from mnist_lightning.sweeps import study as store
-    from mnist_lightning.sweeps.compare import best_epoch, load_json
+    from mnist_lightning.sweeps.compare import TESTED, best_epoch, load_json
     from mnist_lightning.sweeps.space import text
     from mnist_lightning.sweeps.study import PRUNERS, Claim, Plan
-    from mnist_lightning.training.cli import MNISTCLI
+    from mnist_lightning.training.cli import MNISTCLI, evaluate
     from mnist_lightning.training.run_folder import LAST, is_run_of
 
 QUIET = "--trainer.enable_progress_bar=false"
@@ -149,7 +152,7 @@ def train(run: Path, args: list[str], watch: Watch, measure: str) -> dict[str, A
     """
     if run.exists() and not (run / LAST).is_file():
         shutil.rmtree(run)  # it was stopped before its first epoch ended: there is no state to resume from
-    done = run / ("test/metrics.json" if measure == "test" else RUN_RECORD)
+    done = run / (TESTED if measure == "test" else RUN_RECORD)
     if not (load_json(done).get("finished") if done.name == RUN_RECORD else done.is_file()):
         cli = MNISTCLI(args)
         if run.exists() and not is_run_of(run, cli.plain_config):
@@ -171,10 +174,21 @@ def train(run: Path, args: list[str], watch: Watch, measure: str) -> dict[str, A
 
 
 def test(cli: MNISTCLI, run: Path) -> None:
-    """Tests what a run chose, and writes it where scripts/test.py does."""
-    tested = cli.test()
-    results = report.metrics(tested, cli.datamodule.dataset_name, cli.datamodule.test_sha256)
+    """Tests what a run chose, and writes its figures where scripts/test.py does."""
+    data, tested = cli.datamodule, cli.test()
+    results = report.metrics(tested, data.dataset_name, data.test_sha256) | provenance(data)
     report.write_json(results | {"training": cli.training}, run / "test")
+
+
+def test_trial(folder: Path, study: optuna.Study, number: int) -> None:
+    """Tests the runs of a trial, and writes their reports; those that were tested are not tested again."""
+    for name, args in study.get_trials(deepcopy=False)[number].user_attrs["runs"]:
+        if not (folder / name / TESTED).is_file():
+            cli, checkpoint = MNISTCLI([*args, QUIET, "--trainer.logger=false"]), read_checkpoint(folder / name)
+            data, model = cli.datamodule, checkpoint.classifier()
+            tested = evaluate(cli.trainer, model, data)
+            results = report.metrics(tested, data.dataset_name, data.test_sha256) | provenance(data, checkpoint)
+            report.write(folder / name / "test", name, results, model, data.test_set, checkpoint.history)
 
 
 def stop_with(pipe: int) -> None:
@@ -191,4 +205,10 @@ if __name__ == "__main__":
     with one_line_errors():
         plan = Plan.load(sys.stdin.readline())
         stop_with(sys.stdin.fileno())
-        work(Path(sys.argv[1]), plan)
+        folder = Path(sys.argv[1])
+        if len(sys.argv) > 2:
+            study = store.load(folder, plan.name)
+            assert study
+            test_trial(folder, study, int(sys.argv[2]))
+        else:
+            work(folder, plan)

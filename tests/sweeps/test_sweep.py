@@ -1,10 +1,15 @@
 """A sweep: what it trains, that no kill can hurt it, that several processes share it, and what it refuses."""
 
 import contextlib
+import html
 import json
 import os
 import random
+import re
+import shlex
+import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -13,11 +18,17 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
-from helpers import ROOT, run_script, write_dataset
+import yaml
+from helpers import ROOT, refused, run_script, write_dataset
+
+from mnist_lightning.sweeps import compare
+from mnist_lightning.sweeps import study as store
+from mnist_lightning.sweeps.study import Plan, Point
+from mnist_lightning.training.cli import MNISTCLI
 
 FILES = ("results.csv", "results.json", "results.md", "results.html")
 GRID = ("--model.lr", "[1e-4,1e-3,1e-2]", "--model.hidden", "[[8],[16],[32]]", "--seeds", "2", "--max_epochs", "2")
-SMALL = ("--model.lr", "[1e-3,1e-2]", "--model.hidden", "[16]", "--max_epochs", "2")
+SMALL = ("--model.lr", "[1e-3,1e-2]", "--model.hidden", "[16]", "--max_epochs", "2", "--seeds", "2")
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +83,220 @@ def kill(process):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     process.communicate()
+
+
+@pytest.fixture(scope="module")
+def small(data, tmp_path_factory):
+    """Two points with two seeds, and what was printed."""
+    cwd = tmp_path_factory.mktemp("small")
+    return cwd, ok(sweep(*SMALL, *data, cwd=cwd))
+
+
+def test_the_table_is_the_mean_of_what_the_runs_reached_on_validation_images(small):
+    cwd, out = small
+    rows = trials(cwd)
+    assert [row["options"] for row in rows] == [{"model.lr": 0.001}, {"model.lr": 0.01}]
+    for number, row in enumerate(rows):
+        runs = [compare.read(cwd / f"out/trial_{number}/seed_{seed}") for seed in range(2)]
+        errors = [100 * (1 - run.figures["val_accuracy"]) for run in runs]
+        assert row["error"] == pytest.approx(statistics.mean(errors))
+        assert row["error_std"] == pytest.approx(statistics.stdev(errors))
+        assert row["loss"] == pytest.approx(statistics.mean(run.figures["val_loss"] for run in runs))
+        assert [run.options["seed_everything"] for run in runs] == [0, 1]
+        assert {run.options["model.lr"] for run in runs} == {row["options"]["model.lr"]}
+        assert {run.figures["test_accuracy"] for run in runs} == {None}  # nobody asked for the test set
+    best = min(rows, key=lambda row: (row["error"], row["loss"]))["trial"]
+    results = json.loads((cwd / "out/results.json").read_text())
+    assert (results["best"], results["test"]) == (best, None)
+    table = (cwd / "out/results.md").read_text()
+    assert table in out
+    assert table.splitlines()[2].startswith(f"| {best} |")
+    assert results["command"] in out
+    assert len((cwd / "out/results.csv").read_text().splitlines()) == 1 + 4
+
+
+def test_the_winners_command_trains_that_point(small, data):
+    results = json.loads((small[0] / "out/results.json").read_text())
+    words = shlex.split(results["command"])
+    assert words[:2] == ["python", "scripts/train.py"]
+    trained = compare.read(small[0] / f"out/trial_{results['best']}/seed_0")
+    config = MNISTCLI(words[2:]).plain_config
+    theirs = yaml.safe_load((trained.folder / "config.yaml").read_text())
+    for name in ("source", "sha256"):  # where the files were found is written down once they are
+        config["data"][name] = theirs["data"][name]
+    assert all(config[part] == theirs[part] for part in ("model", "data", "seed_everything"))
+    assert config["trainer"]["max_epochs"] == theirs["trainer"]["max_epochs"]
+
+
+def test_the_page_shows_everything_and_needs_nothing_else(small):
+    page = (small[0] / "out/results.html").read_text()
+    assert re.findall(r"(?:https?:)?//[a-z]", page) == []
+    for heading in ("Each option against", "Spread over seeds", "Which option matters", "All curves", "All points"):
+        assert heading in page
+    assert page.count("<polyline") == 4 + 1  # a curve for each run, and what joins the learning rate's best
+
+
+def test_a_second_call_trains_nothing_and_the_winner_is_tested_once_if_asked(small, data, tmp_path):
+    shutil.copytree(small[0] / "out", tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/trial_*/*/*")}
+    assert ok(sweep(*SMALL, *data, cwd=tmp_path)) in small[1]  # without the lines of trials that get done
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert contents(tmp_path) == contents(small[0])
+    out = ok(sweep(*SMALL, *data, "--test_best", "true", cwd=tmp_path))
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    tested = sorted(tmp_path.glob("out/trial_*/*/test/metrics.json"))
+    assert [path.parts[-4] for path in tested] == [f"trial_{results['best']}"] * 2
+    errors = [100 * (1 - json.loads(path.read_text())["accuracy"]) for path in tested]
+    assert results["test"]["error"] == pytest.approx(statistics.mean(errors))
+    assert f"test error of the winner: {statistics.mean(errors):.2f}%" in out
+    assert all((path.parent / "report.html").is_file() for path in tested)
+
+
+def test_another_sweep_in_its_folder_is_refused_with_what_differs(small, data):
+    before = contents(small[0])
+    refused(sweep(*SMALL, *data, "--seeds", "3", cwd=small[0]), "--seeds 2", "got 3", "--output")
+    other = ("--model.lr", "[1e-3,2e-2]", *SMALL[2:])
+    refused(sweep(*other, *data, cwd=small[0]), "model.lr [0.001,0.01]", "got [0.001,0.02]")
+    refused(sweep(*SMALL, *data, "--model.dropout", "0.1", cwd=small[0]), "model.dropout none", "got 0.1")
+    assert contents(small[0]) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model.lrr", "[1,2]"], ["--model.lrr", "did you mean --model.lr?"]),
+        (["--model.activation", "[relu,gelux]"], ["--model.activation", "gelux"]),
+        (["--model.lr", "[1,2]", "--data.val_size", "0"], ["--data.val_size"]),
+        (["--model.lr", "[1,2]", "--jobs", "0"], ["--jobs"]),
+        (["--model.lr", "[1,2]", "--method", "grit"], ["--method", "grit"]),
+        (["nowhere.yaml"], ["nowhere.yaml"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_cannot_be_swept_is_a_line_and_leaves_nothing(data, tmp_path, options, words):
+    refused(sweep(*options, *data, cwd=tmp_path), *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trial_that_fails_is_a_line_of_the_table(data, tmp_path):
+    options = ("--model.lr", "[1e-3,1e30]", "--model.hidden", "[[8],[99999999999]]", "--max_epochs", "1")
+    out = ok(sweep(*options, *data, cwd=tmp_path))
+    fine, huge, lost, both = trials(tmp_path)
+    assert [row["state"] for row in (fine, huge, lost, both)] == ["complete", "failed", "failed", "failed"]
+    assert "memory" in huge["reason"]
+    assert "loss was nan" in lost["reason"]
+    for row in (huge, lost):
+        assert row["reason"] in out
+        assert row["reason"] in html.unescape((tmp_path / "out/results.html").read_text())
+
+
+def test_a_search_draws_from_its_ranges_and_stops_what_is_hopeless(data, tmp_path):
+    (tmp_path / "search.yaml").write_text(
+        "method: search\nmodel:\n  lr: {from: 1e-6, to: 1e-2, log: true}\n  hidden: [[8], [16]]\n"
+        "  step_size: {from: 2, to: 9}\n  dropout: {from: 0.0, to: 0.4, step: 0.2}\ntrainer:\n  max_epochs: 4\n"
+    )
+    out = ok(sweep("search.yaml", "--trials", "8", *data, cwd=tmp_path))
+    rows = trials(tmp_path)
+    assert len(rows) == 8
+    for row in rows:
+        options = row["options"]
+        assert 1e-6 <= options["model.lr"] <= 1e-2
+        assert options["model.hidden"] in ([8], [16])
+        assert options["model.step_size"] in range(2, 10)
+        assert min(abs(options["model.dropout"] - share) for share in (0, 0.2, 0.4)) < 1e-9
+    pruned = [row for row in rows if row["state"] == "pruned"]
+    assert pruned and all(row["runs"][0]["epochs"] < 4 for row in pruned)
+    ok(sweep("search.yaml", "--trials", "9", *data, cwd=tmp_path))  # goes on from there
+    assert trials(tmp_path)[:8] == rows
+    assert len(trials(tmp_path)) == 9
+    assert "pruned at error" in out
+
+
+def plan(name="sweep"):
+    return Plan({}, [Point({}, [(f"trial_{number}/seed_0", [])]) for number in range(2)], name=name)
+
+
+def test_a_trial_belongs_to_one_process_and_is_given_back_when_that_is_gone(tmp_path):
+    study = store.create(tmp_path, plan(), lambda plan: None)
+    first, second = (store.claim(tmp_path, study, plan()) for _ in range(2))
+    assert (first.trial.number, second.trial.number) == (0, 1)
+    assert store.claim(tmp_path, study, plan()) is None
+    first.lock.release()  # as the system does when a process ends
+    again = store.claim(tmp_path, study, plan())
+    assert again.trial.number == 0
+    study.tell(second.trial, 1.0)
+    assert store.claim(tmp_path, study, plan()) is None
+    assert [trial.state.name for trial in study.trials] == ["RUNNING", "COMPLETE"]
+
+
+def test_a_trial_on_which_three_processes_died_has_failed(tmp_path):
+    study = store.create(tmp_path, plan(), lambda plan: None)
+    store.claim(tmp_path, study, plan()).trial.set_user_attr("worker", "here:1")
+    assert not store.given_back(study, "here:2", "SIGKILL")
+    for _ in range(3):
+        assert study.trials[0].state.name == "RUNNING"
+        assert store.given_back(study, "here:1", "SIGKILL (out of memory?)")
+    assert study.trials[0].state.name == "FAIL"
+    assert "died 3 times, of SIGKILL (out of memory?)" in study.trials[0].user_attrs["error"]
+
+
+def test_a_study_that_was_killed_while_it_was_made_is_made_whole(tmp_path):
+    class Power(BaseException):
+        pass
+
+    def cut(study, *_):
+        if len(study.get_trials()) == 1:
+            raise Power
+        return add(study, *_)
+
+    add = optuna.Study.add_trial
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Power):
+        patch.setattr(optuna.Study, "add_trial", cut)
+        store.create(tmp_path, plan(), lambda plan: None)
+    study = store.create(tmp_path, plan(), lambda plan: None)
+    assert [trial.user_attrs["runs"][0][0] for trial in study.trials] == ["trial_0/seed_0", "trial_1/seed_0"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("beside", [True, False], ids=["two sweeps", "two jobs"])
+def test_two_share_the_work_and_no_run_is_trained_twice(whole, data, tmp_path, beside):
+    jobs = () if beside else ("--jobs", "2")
+    processes = [start(*GRID, *data, *jobs, cwd=tmp_path) for _ in range(1 + beside)]
+    printed = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), printed
+    assert contents(tmp_path) == contents(whole[0])
+    study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{tmp_path}/out/study.db")
+    assert len({trial.user_attrs["worker"] for trial in study.trials}) == 2
+    runs = list(tmp_path.glob("out/trial_*/seed_*"))
+    assert len(runs) == 18
+    assert all(len(list(run.glob("events.*"))) == 1 for run in runs)
+
+
+@pytest.mark.slow
+def test_a_job_that_dies_gives_its_trial_back(whole, data, tmp_path):
+    process = start(*GRID, *data, "--jobs", "2", cwd=tmp_path)
+    while not list(tmp_path.glob("out/trial_2/seed_0/checkpoints/last.ckpt")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(descendants(process.pid)[0], signal.SIGKILL)
+    printed = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
+    assert contents(tmp_path) == contents(whole[0])
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_says_how_to_go_on(whole, data, tmp_path):
+    process = start(*GRID, *data, cwd=tmp_path)
+    while not list(tmp_path.glob("out/trial_1/seed_0/config.yaml")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in said) == (130, False), said
+    assert "the same command goes on" in said
+    assert descendants(process.pid) == []
+    ok(sweep(*GRID, *data, cwd=tmp_path))
+    assert contents(tmp_path) == contents(whole[0])
 
 
 @pytest.fixture(scope="module")
