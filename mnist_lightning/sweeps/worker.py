@@ -176,7 +176,7 @@ def train(run: Path, args: list[str], watch: Watch, measure: str) -> dict[str, A
 def test(cli: MNISTCLI, run: Path) -> None:
     """Tests what a run chose, and writes its figures where scripts/test.py does."""
     data, tested = cli.datamodule, cli.test()
-    results = report.metrics(tested, data.dataset_name, data.test_sha256) | provenance(data)
+    results = report.metrics(tested, cli.model.classes, data.dataset_name, data.test_sha256) | provenance(data)
     report.write_json(results | {"training": cli.training}, run / "test")
 
 
@@ -187,7 +187,9 @@ def test_trial(folder: Path, study: optuna.Study, number: int) -> None:
             cli, checkpoint = MNISTCLI([*args, QUIET, "--trainer.logger=false"]), read_checkpoint(folder / name)
             data, model = cli.datamodule, checkpoint.classifier()
             tested = evaluate(cli.trainer, model, data)
-            results = report.metrics(tested, data.dataset_name, data.test_sha256) | provenance(data, checkpoint)
+            results = report.metrics(tested, model.classes, data.dataset_name, data.test_sha256) | provenance(
+                data, checkpoint
+            )
             report.write(folder / name / "test", name, results, model, data.test_set, checkpoint.history)
 
 
