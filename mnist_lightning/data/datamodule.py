@@ -110,8 +110,13 @@ class MNISTDataModule(L.LightningDataModule):
 
     @cached_property
     def folder(self) -> Path:
+        """Where the files were read from; ``hparams`` then have what a source of auto came to, as loggers show them."""
         self.prepare_data()
-        return download.folder(self.hparams["data_dir"], self.hparams["source"])
+        data_dir, source = self.hparams["data_dir"], self.hparams["source"]
+        folder = download.folder(data_dir, source)
+        if source == "auto":
+            self.save_hyperparameters({"source": "sample" if folder == sample_dir(Path(data_dir)) else "files"})
+        return folder
 
     @property
     def image_shape(self) -> list[int]:
@@ -128,13 +133,6 @@ class MNISTDataModule(L.LightningDataModule):
         """What the run is labelled with: the name of the folder that the files were read from."""
         return beside(self.folder, "{}").name
 
-    @property
-    def source(self) -> Source:
-        """Where the files came from; of auto, what it came to: the sample, or the files that were there."""
-        asked: Source = self.hparams["source"]
-        sample = self.folder == sample_dir(Path(self.hparams["data_dir"]))
-        return asked if asked != "auto" else "sample" if sample else "files"
-
     @cached_property
     def sha256(self) -> str:
         """Identity of the data: the SHA-256 of all pixels and labels, in the order of the files."""
@@ -148,7 +146,7 @@ class MNISTDataModule(L.LightningDataModule):
     def state_dict(self) -> dict[str, str]:
         """What a checkpoint says of the data it was trained on: its identity."""
         identity = {"sha256": self.sha256, "test_sha256": self.test_sha256}
-        return {"name": self.dataset_name, "source": self.source, **identity}
+        return {"name": self.dataset_name, "source": self.hparams["source"], **identity}
 
     def load_state_dict(self, state_dict: dict[str, str]) -> None:
         """Refuses, with a DataError, to resume training on other data."""

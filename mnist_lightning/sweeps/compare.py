@@ -21,6 +21,7 @@ SILENT = (
     *("ckpt_path", "name", "find_lr", "steps_per_execution", "checkpoint.", "plots.", "model.trace", "data.mirrors"),
     *("trainer.default_root_dir", "trainer.enable_progress_bar", "trainer.logger", "trainer.log_every_n_steps"),
 )
+SHOWN = {"data.sha256": 12}  # characters, in a table
 
 TESTED = "test/metrics.json"  # in a run's folder
 FIGURES = ("val_accuracy", "val_loss", "test_accuracy", "test_loss", "parameters", "epochs", "seconds")
@@ -153,7 +154,9 @@ def table(runs: Sequence[Run]) -> str:
         values = [(run.figures[name], pattern) for name, pattern in figures]
         shown = ["" if value is None else pattern.format(value) for value, pattern in values]
         state = "" if run.state == "finished" else run.state
-        lines.append([str(run.folder), *(_text(run.options.get(name)) for name in names), *shown, state])
+        lines.append(
+            [str(run.folder), *(_text(run.options.get(name))[: SHOWN.get(name)] for name in names), *shown, state]
+        )
     return aligned(lines, left={0, len(lines[0]) - 1})
 
 

@@ -175,7 +175,7 @@ class RunRecord(SaveConfigCallback):
         """Gathers what takes time before the clock runs."""
         self._environment = _environment(trainer, pl_module)
         data = data_of(trainer)  # config.yaml names it, so that what repeats the run has the same, or is refused
-        self.config.data.source, self.config.data.sha256 = data.source, data.sha256
+        self.config.data.source, self.config.data.sha256 = data.hparams["source"], data.sha256
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
         if not self.already_saved:

@@ -69,7 +69,7 @@ class TensorBoardPlots(L.Callback):
         reached |= {name: value.item() for name, value in trainer.callback_metrics.items()}
         figures = {f"final/{name.replace('/', '_')}": reached[name] for name in FIGURES if name in reached}
         data = data_of(trainer)
-        used = {"data_dir": str(data.folder), "source": data.source, "data_sha256": data.sha256}
+        used = {"data_dir": str(data.folder), "data_sha256": data.sha256}  # of a sample, the sample's
         options = {**pl_module.hparams, **data.hparams, **used, "seed": torch.initial_seed()}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

@@ -168,6 +168,7 @@ def test_hparams_name_the_data_that_was_used(tmp_path, monkeypatch, sample):
     cli = train("--model.hidden=[]", "--plots.every_n_epochs=1")
     cli.test()
     events = (path.read_bytes() for path in (tmp_path / RUN).glob("events.*"))
+    assert yaml.safe_load((tmp_path / RUN / "hparams.yaml").read_text())["source"] == "sample"
     assert any(b"data/mnist-sample" in content and cli.datamodule.sha256.encode() in content for content in events)
 
 
