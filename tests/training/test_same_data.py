@@ -10,7 +10,8 @@ from helpers import quiet_trainer, write_dataset
 
 from mnist_lightning.data import download
 from mnist_lightning.data.datamodule import MNISTDataModule
-from mnist_lightning.data.format import DataError, read_part
+from mnist_lightning.data.format import FILES, DataError
+from mnist_lightning.data.idx import read_idx
 from mnist_lightning.errors import UserError
 from mnist_lightning.mirror import DownloadError
 from mnist_lightning.model.classifier import MNISTClassifier
@@ -56,7 +57,8 @@ def begun(tmp_path, monkeypatch):
 def sample(monkeypatch):
     """No mirror, and a sample that takes no time to write."""
     monkeypatch.setattr(download, "download_mnist", unreachable)
-    parts = [array for part in ("train", "t10k") for array in read_part(part, write_dataset("other", 60, 20, seed=1))]
+    folder = write_dataset("other", 60, 20, seed=1)
+    parts = [read_idx(folder / name) for name in FILES]
     monkeypatch.setattr(download, "read_sample", lambda: parts)
 
 
