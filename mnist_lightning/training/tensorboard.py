@@ -1,6 +1,7 @@
 """What TensorBoard shows of a run besides its scalars: charts side by side, the net's graph, plots, HPARAMS."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from numpy.typing import NDArray
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from mnist_lightning.data.datamodule import data_of
@@ -48,7 +49,7 @@ class TensorBoardPlots(L.Callback):
         for writer in _writers(trainer):
             writer.add_custom_scalars(CHARTS)
             blank = torch.zeros(1, *pl_module.image_shape, device=pl_module.device, dtype=pl_module.dtype)
-            writer.add_graph(pl_module.net, channels_first(blank, colour=blank.ndim == 4))
+            _add_graph(writer, pl_module.net, channels_first(blank, colour=blank.ndim == 4))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if _takes_images(trainer) and not trainer.sanity_checking:
@@ -97,6 +98,14 @@ def _writers(trainer: L.Trainer) -> list[SummaryWriter]:
     """The TensorBoard writers of the first process; the others have none."""
     loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
     return [logger.experiment for logger in loggers] if trainer.is_global_zero else []
+
+
+def _add_graph(writer: SummaryWriter, net: nn.Module, images: Tensor) -> None:
+    """Adds a net's graph, traced without PyTorch's check of it, which imports half a second of its compiler."""
+    training = net.training
+    with warnings.catch_warnings(action="ignore"):  # that a traced net is not traced again
+        writer.add_graph(torch.jit.trace(net.eval(), images, check_trace=False), images)
+    net.train(training)
 
 
 def _takes_images(trainer: L.Trainer) -> bool:

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
 from mnist_lightning.model.classifier import MNISTClassifier
-from mnist_lightning.model.nets import SimpleNet
+from mnist_lightning.model.nets import build
 from mnist_lightning.model.schedule import ScheduleName
 from mnist_lightning.training.chunks import StepsPerExecution
 from mnist_lightning.training.resuming import CheckedStates
@@ -43,10 +43,10 @@ def same_weights(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def plain_loop(folder, epochs=1, clip=None, **options):
+def plain_loop(folder, epochs=1, clip=None, net="simple", model=None, **options):
     """The guide's loop, over the datamodule's order."""
     L.seed_everything(0)
-    net = SimpleNet(options.pop("hidden", (128,)), dropout=options.pop("dropout", 0.0))
+    net = build(net, **(model or {}))
     data = MNISTDataModule(str(folder))
     data.setup("fit")
     loader = data.train_dataloader()
@@ -78,7 +78,7 @@ def test_an_epoch_of_real_mnist_equals_the_plain_loop_bit_for_bit(mnist, steps):
 @pytest.mark.parametrize(
     ("model", "loop"),
     [
-        ({"dropout": 0.3, "hidden": [50, 20]}, {"dropout": 0.3, "hidden": [50, 20]}),
+        ({"dropout": 0.3, "hidden": [50, 20]}, {"model": {"dropout": 0.3, "hidden": [50, 20]}}),
         ({"weight_decay": 1e-2}, {"weight_decay": 1e-2}),
     ],
 )
@@ -86,6 +86,23 @@ def test_an_epoch_of_real_mnist_equals_the_plain_loop_bit_for_bit(mnist, steps):
 def test_regularization_too_is_that_of_the_plain_loop(dataset, model, loop, steps):
     trained = fit(dataset, steps=steps, trainer={"max_epochs": 2}, **model)
     assert same_weights(trained.net, plain_loop(dataset, epochs=2, **loop))
+
+
+NETS = {  # those of the results table, small
+    "linear": {"hidden": []},
+    "mlp": {"hidden": [30, 20, 10]},
+    "dropout": {"hidden": [30, 20], "dropout": 0.5, "input_dropout": 0.2},
+    "upright": {"deslant": True, "ink_width": 5.0},
+    "lenet5": {"net": "lenet5"},
+    "convnet": {"net": "convnet", "channels": [4, 6], "dropout": 0.3},
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_trace_of_each_net_trains_it_as_the_plain_loop_does(dataset, name):
+    net, model = NETS[name].get("net", "simple"), {key: NETS[name][key] for key in NETS[name].keys() - {"net"}}
+    trained = fit(dataset, steps=4, trace=True, **NETS[name])
+    assert same_weights(trained.net, plain_loop(dataset, net=net, model=model))
 
 
 @pytest.mark.parametrize("steps", [1, 4])
