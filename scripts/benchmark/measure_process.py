@@ -1,4 +1,4 @@
-"""Runs a command and prints, as JSON: seconds until it printed "epoch", seconds until it ended, and peak memory (MiB).
+"""Runs a command and prints, as JSON: seconds until it printed "epoch", until it ended, and between; peak memory (MiB).
 
 The command has a terminal, where train.py shows a bar as soon as the first epoch begins.
 A process of its own, and a small one: a child's peak memory, as Linux counts it, begins with its parent's.
@@ -27,7 +27,8 @@ def main() -> None:
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
     memory = usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)  # macOS counts bytes
-    print(json.dumps({"seconds": seconds, "first_step": first_epoch, "memory": memory}))
+    after = seconds - (first_epoch or 0.0)
+    print(json.dumps({"seconds": seconds, "first_step": first_epoch, "after": after, "memory": memory}))
     sys.exit(os.waitstatus_to_exitcode(status))
 
 

@@ -15,12 +15,13 @@ import lightning.pytorch as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Timer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.data.images import Images
+from mnist_lightning.model.nets import build
 from mnist_lightning.training.cli import MNISTCLI
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # the guide's script is one that people run
@@ -52,7 +53,7 @@ def floats(dataset: Images) -> tuple[Tensor, Tensor]:
     return images.unsqueeze(1).float() / 255, labels
 
 
-def accuracy(model: torch.nn.Module, data: MNISTDataModule) -> float:
+def accuracy(model: nn.Module, data: MNISTDataModule) -> float:
     """Share of the test images that a model gets right."""
     images, labels = floats(data.test_set)
     with torch.inference_mode():
@@ -60,18 +61,18 @@ def accuracy(model: torch.nn.Module, data: MNISTDataModule) -> float:
     return int(correct.sum()) / len(labels)
 
 
-def bare_loop(data: MNISTDataModule) -> Run:
+def bare_loop(data: MNISTDataModule, net: Callable[[], nn.Module] = guide.simple_net, epochs: int = EPOCHS) -> Run:
     """The floor: tensors in memory, fused Adam, nothing logged."""
     images, labels = floats(data.train_set)
-    model = guide.simple_net()
+    model = net()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     start = time.perf_counter()
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         for batch in torch.randperm(len(labels)).split(BATCH):
             optimizer.zero_grad()
             F.cross_entropy(model(images[batch]), labels[batch]).backward()
             optimizer.step()
-    return Run((time.perf_counter() - start) / EPOCHS, accuracy(model, data))
+    return Run((time.perf_counter() - start) / epochs, accuracy(model, data))
 
 
 def guides_loop(data: MNISTDataModule) -> Run:
@@ -118,13 +119,13 @@ def usual_lightning(data: MNISTDataModule) -> Run:
     return Run(timer.time_elapsed("train") / EPOCHS, accuracy(module, data))
 
 
-def ours(data: MNISTDataModule, options: Sequence[str] = ()) -> Run:
+def ours(data: MNISTDataModule, options: Sequence[str] = (), epochs: int = EPOCHS) -> Run:
     """What scripts/train.py runs: progress bar, losses, metrics, validation, plots, checkpoints."""
     with tempfile.TemporaryDirectory() as folder:
         files = ("--data.data_dir", str(data.folder), "--data.source", "files", "--trainer.default_root_dir", folder)
-        cli = MNISTCLI([*files, "--accelerator=cpu", f"--max_epochs={EPOCHS}", *options])
+        cli = MNISTCLI([*files, "--accelerator=cpu", f"--max_epochs={epochs}", *options])
         cli.fit()
-    return Run(cli.training["seconds"] / EPOCHS, accuracy(cli.model, data))
+    return Run(cli.training["seconds"] / epochs, accuracy(cli.model, data))
 
 
 def keras_on_jax(data: MNISTDataModule) -> Run:
@@ -154,6 +155,20 @@ def scikit_learn(data: MNISTDataModule) -> Run:
     seconds = (time.perf_counter() - start) / EPOCHS
     images, labels = (tensor.numpy() for tensor in floats(data.test_set))
     return Run(seconds, float(model.score(images.reshape(len(images), -1), labels)))
+
+
+def larger_nets() -> dict[str, Callable[[MNISTDataModule], Run]]:
+    """An epoch of larger nets, each in a bare loop and then here."""
+    nets: dict[str, tuple[list[str], Callable[[], nn.Module]]] = {
+        "800 hidden units": (["--model.hidden=[800]"], partial(build, "simple", hidden=[800])),
+        "LeNet-5": (["--model.net=lenet5"], partial(build, "lenet5")),
+        "ConvNet": (["--model.net=convnet"], partial(build, "convnet")),
+    }
+    runs: dict[str, Callable[[MNISTDataModule], Run]] = {}
+    for name, (options, net) in nets.items():
+        runs[f"{name}, bare loop"] = partial(bare_loop, net=net, epochs=1)
+        runs[f"{name}, ours"] = partial(ours, options=options, epochs=1)
+    return runs
 
 
 def available(data: MNISTDataModule) -> dict[str, Callable[[MNISTDataModule], Run]]:

@@ -3,6 +3,8 @@
 import json
 import os
 import platform
+import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -16,7 +18,7 @@ with importing():
     import numpy as np
     import rivals
     import torch
-    from table import GROWTH, table
+    from table import GROWTH, SHARE, table
     from tqdm import tqdm
 
     from mnist_lightning.console.messages import one_line_errors
@@ -51,55 +53,59 @@ def main() -> None:
 def measure(data: MNISTDataModule, repeats: int, scratch: Path) -> dict[str, Any]:
     """Runs everything once to warm up, then ``repeats`` times in turn."""
     trainings = {name: (run, data) for name, run in rivals.available(data).items()}
-    trainings[f"ours, {GROWTH} times the data"] = (rivals.ours, grown(data, scratch / "grown"))
+    trainings[f"ours, {GROWTH} times the data"] = (rivals.ours, resized(data, scratch / "grown", GROWTH))
+    small = resized(data, scratch / "small", SHARE)
+    nets = {name: (run, small) for name, run in rivals.larger_nets().items()}
     folder = data.folder.resolve()  # the processes run in the scratch folder
-    options = ["--data.data_dir", folder, "--data.source=files", "--max_epochs=3"]
+    train = ["train.py", "--data.data_dir", folder, "--data.source=files", "--max_epochs=3"]
     processes = {
-        "train.py, 3 epochs and test": ["train.py", *options],
-        "the guide's script, the same": ["guide.py", folder, "3"],
+        "train.py, 3 epochs and test": [train],
+        "the guide's script, the same": [["guide.py", folder, "3"]],
+        "train.py, two at once, each": [train, train],
     }
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in (*trainings, *processes)}
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in (*trainings, *nets, *processes)}
     for counted in tqdm([False] + [True] * repeats, desc="rounds"):
-        for name, (train, dataset) in trainings.items():
+        for name, (run, dataset) in (trainings | nets).items():
             with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-                runs[name] += [train(dataset)._asdict()][:counted]
-        for name, command in processes.items():
-            runs[name] += [run_process(command, scratch)][:counted]
+                runs[name] += [run(dataset)._asdict()][:counted]
+        for name, commands in processes.items():
+            runs[name] += [run_processes(commands, scratch)][:counted]
     return {
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, PyTorch {torch.__version__}",
         "dataset": data.dataset_name,
         "images": len(data.train_set),
         "epochs": {name: runs[name] for name in trainings},
+        "nets": {name: runs[name] for name in nets},
         "processes": {name: runs[name] for name in processes},
     }
 
 
-def grown(data: MNISTDataModule, folder: Path) -> MNISTDataModule:
-    """Writes and reads a dataset with the training images ``GROWTH`` times over."""
+def resized(data: MNISTDataModule, folder: Path, times: float) -> MNISTDataModule:
+    """Writes and reads a dataset with the training images so many times over."""
     folder.mkdir()
     for name in FILES:
         array = read_idx(find(data.folder, name))
-        write_idx(folder / name, np.concatenate([array] * GROWTH) if name.startswith("train") else array)
-    large = MNISTDataModule(str(folder), "files")
-    large.setup("fit")
-    return large
+        if name.startswith("train"):
+            array = np.resize(array, (round(times * len(array)), *array.shape[1:]))
+        write_idx(folder / name, array)
+    other = MNISTDataModule(str(folder), "files")
+    other.setup("fit")
+    return other
 
 
-def run_process(command: list[Any], folder: Path) -> dict[str, float]:
-    """Runs a script to its end: seconds to the first epoch's first step, seconds in all, and peak memory (MiB)."""
-    script, *arguments = map(str, command)
-    measured: list[str | Path] = [
-        sys.executable,
-        SCRIPTS / "benchmark" / "measure_process.py",
-        sys.executable,
-        SCRIPTS / script,
-        *arguments,
-    ]
-    process = subprocess.run(measured, cwd=folder, stdout=subprocess.PIPE, check=False)
-    if process.returncode:
-        raise UserError(f"python scripts/{script} {' '.join(arguments)} failed; run it by hand to see why")
-    figures: dict[str, float] = json.loads(process.stdout)
-    return figures
+def run_processes(commands: list[list[Any]], scratch: Path) -> dict[str, float]:
+    """Runs scripts at once, to their ends, and returns their mean figures: see measure_process.py."""
+    measured = [sys.executable, SCRIPTS / "benchmark" / "measure_process.py", sys.executable]
+    processes = []
+    for script, *arguments in commands:
+        command = [*measured, SCRIPTS / script, *map(str, arguments)]
+        processes.append(subprocess.Popen(command, cwd=tempfile.mkdtemp(dir=scratch), stdout=subprocess.PIPE))
+    outputs = [process.communicate()[0] for process in processes]
+    for process, (script, *arguments) in zip(processes, commands, strict=True):
+        if process.returncode:
+            raise UserError(f"python scripts/{script} {shlex.join(map(str, arguments))} failed; see why by hand")
+    figures = [json.loads(output) for output in outputs]
+    return {name: statistics.mean(each[name] for each in figures) for name in figures[0]}
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """The benchmark's figures as Markdown: medians, ratios round by round, and whether the machine was quiet enough."""
 
 import statistics
+from itertools import pairwise
 from typing import Any
 
 import rivals
 
 GROWTH = 8
+SHARE = 1 / 4  # of the images, for the larger nets
 BELIEVABLE = 0.25  # spread of the floor, (max - min) / median, above which the machine is too noisy
 
 
@@ -19,10 +21,11 @@ def ratio(runs: list[dict[str, float]], others: list[dict[str, float]], key: str
 
 
 def table(results: dict[str, Any]) -> str:
-    """Returns the figures as two tables and a verdict."""
+    """Returns the figures as three tables and a verdict."""
     epochs = results["epochs"]
     title = f"{results['images']:,} training images of {results['dataset']}, medians of {len(epochs['ours'])}"
-    parts = (f"{results['machine']}, {title}", trainings(epochs, results["images"]), processes(results["processes"]))
+    parts = [f"{results['machine']}, {title}", trainings(epochs, results["images"])]
+    parts += [nets(results["nets"]), processes(results["processes"])]
     return "\n\n".join([*parts, verdict([run["seconds"] for run in epochs[rivals.FLOOR]])])
 
 
@@ -42,14 +45,30 @@ def trainings(epochs: dict[str, list[dict[str, float]]], images: int) -> str:
     return "\n".join(lines)
 
 
+def nets(runs_of: dict[str, list[dict[str, float]]]) -> str:
+    lines = [
+        f"| a net, an epoch of {SHARE:.0%} of the images | bare loop, s | ours, s | ours / bare loop |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for (name, bare), (_, ours) in list(pairwise(runs_of.items()))[::2]:  # bare loop and ours, net by net
+        seconds = f"{median(bare, 'seconds'):.3f} | {median(ours, 'seconds'):.3f}"
+        lines.append(f"| {name.partition(',')[0]} | {seconds} | {ratio(ours, bare):.2f} |")
+    return "\n".join(lines)
+
+
 def processes(runs_of: dict[str, list[dict[str, float]]]) -> str:
-    lines = ["| process | s | to the first step, s | peak MiB |", "| --- | ---: | ---: | ---: |"]
+    lines = [
+        "| process | s | to the first step, s | from there on, s | peak MiB |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    keys = ("seconds", "first_step", "after", "memory")
     for name, runs in runs_of.items():
-        figures = (median(runs, "seconds"), median(runs, "first_step"), median(runs, "memory"))
-        lines.append("| {} | {:.2f} | {:.2f} | {:.0f} |".format(name, *figures))
-    train, guide = runs_of.values()
-    ratios = [f"{ratio(train, guide, key):.2f}" for key in ("seconds", "first_step", "memory")]
-    return "\n".join([*lines, f"| the first / the second | {' | '.join(ratios)} |"])
+        figures = (median(runs, key) for key in keys)
+        lines.append("| {} | {:.2f} | {:.2f} | {:.2f} | {:.0f} |".format(name, *figures))
+    train, guide, two = runs_of.values()
+    for name, runs, others in (("the first / the second", train, guide), ("the third / the first", two, train)):
+        lines.append(f"| {name} | {' | '.join(f'{ratio(runs, others, key):.2f}' for key in keys)} |")
+    return "\n".join(lines)
 
 
 def verdict(times: list[float]) -> str:

@@ -20,9 +20,16 @@ def test_every_rival_trains_and_every_figure_is_in_the_json(dataset, tmp_path):
         for run in runs:
             assert run["seconds"] > 0
             assert run["accuracy"] > 0.6, name  # ten classes: a net that was not trained is right once in ten
+    assert [name for name in figures["nets"] if name.endswith("ours")] == [
+        "800 hidden units, ours",
+        "LeNet-5, ours",
+        "ConvNet, ours",
+    ]
+    assert all(run["seconds"] > 0 for runs in figures["nets"].values() for run in runs)
+    assert len(figures["processes"]) == 3
     for runs in figures["processes"].values():
         assert all(0 < run["first_step"] < run["seconds"] and run["memory"] > 50 for run in runs)
-    assert "| ours | " in result.stdout
+    assert "| ours | " in result.stdout and "| LeNet-5 | " in result.stdout and "two at once" in result.stdout
     assert "spread of the floor" in result.stdout
 
 
