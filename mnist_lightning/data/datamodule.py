@@ -21,8 +21,11 @@ from mnist_lightning.data.download import DEFAULT_DATA_DIR, MIRRORS, Source, sam
 from mnist_lightning.data.format import DataError, read_names
 from mnist_lightning.data.images import ImageDataset, Images, channels_first, read, split
 from mnist_lightning.data.sampler import ChunkSampler, InOrder, ResumableDataLoader, seeded
+from mnist_lightning.devices import fits
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import beside
+
+CPU = torch.device("cpu")
 
 
 class MNISTDataModule(L.LightningDataModule):
@@ -186,15 +189,12 @@ class MNISTDataModule(L.LightningDataModule):
 
     def _placed(self, dataset: Images) -> tuple[Images, torch.device]:
         """Returns a dataset, copied once to the Trainer's device if it fits there, and the device that it is on."""
-        cpu = torch.device("cpu")
-        device = self.trainer.strategy.root_device if self.trainer else cpu
-        if device.type != "cpu" and (dataset, device) not in self._copies:
-            tensors = dataset[torch.arange(len(dataset))]
-            memory = getattr(torch.get_device_module(device), "mem_get_info", None)  # MPS shares the CPU's
-            fits = memory is None or 2 * sum(tensor.nbytes for tensor in tensors) <= memory(device)[0]
-            placed = (ImageDataset(*(tensor.to(device) for tensor in tensors)), device) if fits else (dataset, cpu)
-            self._copies[dataset, device] = placed
-        return self._copies.get((dataset, device), (dataset, cpu))
+        device = self.trainer.strategy.root_device if self.trainer else CPU
+        if (dataset, device) not in self._copies:
+            tensors = dataset[torch.arange(len(dataset))] if device != CPU else ()
+            copy = (ImageDataset(*(tensor.to(device) for tensor in tensors)), device) if fits(tensors, device) else None
+            self._copies[dataset, device] = copy or (dataset, CPU)
+        return self._copies[dataset, device]
 
     @property
     def train_sampler(self) -> ChunkSampler:

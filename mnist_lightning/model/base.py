@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
-    MulticlassConfusionMatrix,
     MulticlassF1Score,
     MulticlassPrecision,
     MulticlassRecall,
@@ -22,6 +21,7 @@ from torchmetrics.classification import (
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.data.format import DIGITS, IMAGE_SHAPE, check_classes, check_images, is_image_shape
 from mnist_lightning.data.images import channels_first
+from mnist_lightning.devices import ConfusionMatrix, Mean
 from mnist_lightning.errors import UserError
 
 BATCH = 1000  # images at a time, to predict
@@ -41,7 +41,7 @@ def squared_error(logits: Tensor, labels: Tensor, reduction: Literal["none", "su
 LOSSES: dict[LossName, Callable[..., Tensor]] = {"cross_entropy": F.cross_entropy, "mse": squared_error}
 
 
-class Loss(MeanMetric):
+class Loss(Mean):
     """The mean loss of all samples seen."""
 
     def __init__(self, name: LossName) -> None:
@@ -85,11 +85,11 @@ class BaseClassifier(L.LightningModule):
             "precision": MulticlassPrecision(count, average="none"),
             "recall": MulticlassRecall(count, average="none"),
             "f1": MulticlassF1Score(count, average="none"),
-            "confusion_matrix": MulticlassConfusionMatrix(count),
+            "confusion_matrix": ConfusionMatrix(count),
         }
         self.test_metrics = MetricCollection(metrics)
         self.val_metrics = MetricCollection({"loss": Loss(loss), "accuracy": accuracy(classes)}, prefix="val/")
-        self.val_confusion_matrix = MulticlassConfusionMatrix(count, validate_args=False)
+        self.val_confusion_matrix = ConfusionMatrix(count)
         self.history: dict[str, list[tuple[int, float]]] = {}  # points (epoch, value) of each metric
 
     def setup(self, stage: str) -> None:
@@ -152,12 +152,13 @@ class BaseClassifier(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Leaves the results in ``test_results``: scalars, (10,) tensors, and the (10, 10) confusion matrix."""
-        self.test_results: dict[str, Tensor] = self.test_metrics.compute()
+        self.test_results: dict[str, Tensor] = {n: value.cpu() for n, value in self.test_metrics.compute().items()}
         self.test_metrics.reset()
         self.log_epoch({f"test/{name}": value.mean() for name, value in self.test_results.items() if value.ndim < 2})
 
     def _end_epoch(self, metrics: MetricCollection, before: int = 0) -> None:
-        values: dict[str, Tensor] = metrics.compute()
+        values = metrics.compute()
+        values = dict(zip(values, torch.stack([*values.values()]).cpu(), strict=True))  # a GPU waits once
         metrics.reset()
         if self.trainer.state.fn == TrainerFn.FITTING:  # not for a validation that somebody asked for
             for name, value in values.items():

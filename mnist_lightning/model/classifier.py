@@ -13,10 +13,12 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MetricCollection
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from mnist_lightning.data.augment import SIDE
 from mnist_lightning.data.format import DIGITS, IMAGE_SHAPE
+from mnist_lightning.devices import Mean, random_state, set_random_state
 from mnist_lightning.errors import UserError
 from mnist_lightning.model.base import LOSSES, BaseClassifier, LossName, accuracy
 from mnist_lightning.model.nets import LAYERS, Activation, NetName, build, sizes
@@ -114,7 +116,7 @@ class MNISTClassifier(BaseClassifier):
         self.net = build(net, deslant, ink_width, **layers, input_dropout=input_dropout or None)
         self.trace, smoothing = trace, {"label_smoothing": label_smoothing} if label_smoothing else {}
         self.loss = partial(LOSSES[loss], reduction="sum", **smoothing)
-        self.train_metrics = MetricCollection({"loss": MeanMetric(), "accuracy": accuracy(classes)}, prefix="train/")
+        self.train_metrics = MetricCollection({"loss": Mean(), "accuracy": accuracy(classes)}, prefix="train/")
         self.train_metrics.persistent(True)  # a checkpoint from the middle of an epoch holds what it has counted
 
     def forward(self, images: Tensor) -> Tensor:
@@ -134,7 +136,8 @@ class MNISTClassifier(BaseClassifier):
 
     def on_train_start(self) -> None:
         if self._rng_state is not None:
-            torch.set_rng_state(self._rng_state)
+            states = torch.atleast_2d(self._rng_state)
+            set_random_state(states[self.global_rank % len(states)], self.device)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Any]:
         """Takes the optimizer steps of a chunk but the last, and returns the loss of that for Lightning to take.
@@ -152,7 +155,7 @@ class MNISTClassifier(BaseClassifier):
         loss = self._mean_loss(logits, last[1])
         losses = self._measure([*steps, (loss.detach(), logits.detach())], batch[1])
         if not chunk:
-            self.log_dict({"train/loss_step": losses[-1], "lr": rates[-1]})
+            self.log_dict({"train/loss_step": losses[-1], "lr": torch.tensor(rates[-1])})
         return {"loss": loss, "losses": losses, "rates": rates}
 
     def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,9 +170,9 @@ class MNISTClassifier(BaseClassifier):
         return loss.detach(), logits.detach()
 
     def _mean_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        size = float(len(labels))
+        size: float | Tensor = float(len(labels))
         if self.trainer.world_size > 1:  # where a batch does not divide, processes differ by an image
-            size = float(self._mean(torch.tensor(size, device=self.device)))
+            size = self._mean(labels.new_full((), len(labels), dtype=torch.float32))
         return self.loss(logits, labels) / size
 
     def _mean(self, value: Tensor) -> Tensor:
@@ -200,7 +203,9 @@ class MNISTClassifier(BaseClassifier):
         self._end_epoch(self.train_metrics, before=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["rng_state"] = torch.get_rng_state()  # dropout's next draw
+        state = random_state(self.device).to(self.device)  # dropout's next draw, in each process
+        states = gather_all_tensors(state) if self.trainer.world_size > 1 else [state]
+        checkpoint["rng_state"] = torch.stack(states).cpu()
         checkpoint["history"] = self.history
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

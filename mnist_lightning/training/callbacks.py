@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+import torch
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, ProgressBar, Timer
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
 from tqdm import tqdm
 
 from mnist_lightning.console.terminal import columns, epoch_line, from_here
@@ -25,13 +27,15 @@ class RunHeader(L.Callback):
             data = data_of(trainer)
             callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set, but not declared
             reasons = [each.reason for each in callbacks if isinstance(each, StepsPerExecution) and each.reason]
+            count = trainer.accelerator.auto_device_count()
+            more = f"; --devices {count} trains on all {count}" if count > trainer.num_devices else ""
             parameters = sum(parameter.numel() for parameter in pl_module.parameters())
             print(
                 f"data    {data.dataset_name}, from {from_here(data.folder)}\n"
                 f"        {len(data.train_set):,} images to train on, {len(data.val_set):,} to validate, "
                 f"{len(data.test_set):,} to test\n"
                 f"model   {type(pl_module.net).__name__}, {parameters:,} parameters\n"
-                f"device  {pl_module.device}, {trainer.world_size} process{'es' * (trainer.world_size > 1)}\n"
+                f"device  {pl_module.device}, {trainer.world_size} process{'es' * (trainer.world_size > 1)}{more}\n"
                 f"logs    {from_here(Path(log_dir)) if log_dir else 'nowhere'}\n"
                 + "".join(f"steps   one at a time, as {reason}\n" for reason in reasons)
             )
@@ -64,9 +68,22 @@ class MovingAverage(EMAWeightAveraging):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         average = self._average_model
-        assert average is not None
-        hook = trainer.optimizers[0].register_step_post_hook(lambda *_: average.update_parameters(pl_module))
-        self._remove_hook = hook.remove
+        assert average is not None and average.avg_fn is not None
+        follow = average.avg_fn
+        average.to(pl_module.device)  # it was made before the module got there
+        pairs = list(zip(_tensors(average.module), _tensors(pl_module), strict=True))
+        begun = bool(average.n_averaged)
+
+        @torch.no_grad()
+        def update(*_: Any) -> None:
+            """AveragedModel.update_parameters, which has a GPU wait for ``n_averaged`` at each step."""
+            nonlocal begun
+            for mean, value in pairs:
+                mean.copy_(follow(mean, value, average.n_averaged) if begun else value)
+            average.n_averaged += 1
+            begun = True
+
+        self._remove_hook = trainer.optimizers[0].register_step_post_hook(update).remove
 
     def on_train_batch_end(self, *_: Any) -> None:
         """The hook has done what the base class would do here."""
@@ -78,6 +95,10 @@ class MovingAverage(EMAWeightAveraging):
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == TrainerFn.FITTING:  # a test is of the average, where the base class loads the weights
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+
+def _tensors(module: nn.Module) -> list[torch.Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
 class StepProgressBar(ProgressBar):

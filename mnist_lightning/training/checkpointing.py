@@ -11,7 +11,7 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch import callbacks
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch import Tensor
+from torch import Tensor, distributed
 
 from mnist_lightning.data.datamodule import data_of
 from mnist_lightning.errors import UserError
@@ -106,6 +106,8 @@ class LastCheckpoint(callbacks.Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved_at = time.monotonic()
+        if trainer.world_size > 1:  # of the CPUs: NCCL's would have each step wait for the GPUs
+            self._group = distributed.new_group(backend="gloo")
         self._handlers = {signum: signal.signal(signum, self._note) for signum in self.SIGNALS}
 
     def on_train_batch_start(self, *_: Any) -> None:
@@ -136,9 +138,11 @@ class LastCheckpoint(callbacks.Checkpoint):
     def on_exception(self, *_: Any) -> None:
         self._restore_handlers()
 
-    def _save(self, trainer: L.Trainer) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         for logger in trainer.loggers:
             logger.save()  # the curves first: where the state is resumed from, they must have got to
+
+    def _save(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(self.path)
         self._saved_at = time.monotonic()
 
@@ -155,8 +159,9 @@ class LastCheckpoint(callbacks.Checkpoint):
         """Returns the number of the signal that any of the processes got, or 0; all get the same answer."""
         if trainer.world_size == 1:
             return self._signum
-        signum = torch.tensor(float(self._signum), device=trainer.strategy.root_device)
-        return int(trainer.strategy.reduce(signum, reduce_op="max"))
+        signum = torch.tensor(self._signum)
+        distributed.all_reduce(signum, distributed.ReduceOp.MAX, group=self._group)
+        return int(signum)
 
     def _restore_handlers(self) -> None:
         for signum, handler in self._handlers.items():

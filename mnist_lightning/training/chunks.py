@@ -5,7 +5,7 @@ Chunks change the speed, never a result and never what a callback sees. So where
 """
 
 from collections.abc import Sequence
-from itertools import count
+from itertools import chain, count
 from typing import Any, Literal
 
 import lightning.pytorch as L
@@ -23,6 +23,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
 
 from mnist_lightning.data.datamodule import MNISTDataModule, data_of
 from mnist_lightning.errors import UserError
@@ -80,6 +81,7 @@ class StepsPerExecution(L.Callback):
             raise UserError(f"expected steps_per_execution to be auto or at least 1, got {steps}; change it")
         self.steps = steps
         self.reason: str | None = None
+        self._unlogged: list[tuple[int, Tensor, list[float]]] = []  # chunks: first step, losses, learning rates
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]  # set, but not declared
@@ -106,6 +108,7 @@ class StepsPerExecution(L.Callback):
                 data_of(trainer).steps_per_execution = 1
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._unlogged.clear()  # of a training that failed
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -121,16 +124,35 @@ class StepsPerExecution(L.Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, MNISTDataModule) and data.steps_per_execution > 1 and len(outputs["rates"]) > 1:
             loop, before = trainer.fit_loop.epoch_loop, len(outputs["rates"]) - 1
-            _log(trainer, loop._batches_that_stepped, outputs["losses"].tolist(), outputs["rates"])
+            losses, rates = outputs["losses"], outputs["rates"]
+            trainer.callback_metrics.update({"train/loss_step": losses[-1], "lr": torch.tensor(rates[-1])})
+            self._unlogged.append((loop._batches_that_stepped, losses, rates))
+            if losses.is_cpu:  # a GPU would be waited for
+                self._log(trainer)
             progress = loop.automatic_optimization.optim_progress.optimizer.step.total
             progress.ready += before
             progress.completed += before
             loop._batches_that_stepped += before
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._log(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._log(trainer)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._log(trainer)
+
+    def _log(self, trainer: L.Trainer) -> None:
+        """Logs the chunks since the last time, with one look at the device."""
+        if self._unlogged:
+            starts, losses, rates = zip(*self._unlogged, strict=True)
+            _log(trainer, starts[0], torch.cat(losses).tolist(), [*chain(*rates)])
+            self._unlogged.clear()
+
 
 def _log(trainer: L.Trainer, start: int, losses: Sequence[float], rates: Sequence[float]) -> None:
     """Logs every ``log_every_n_steps``-th loss and learning rate where Lightning would: steps count from 0."""
-    trainer.callback_metrics.update({"train/loss_step": torch.tensor(losses[-1]), "lr": torch.tensor(rates[-1])})
     every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set, but not declared
     for step, loss, rate in zip(count(start), losses, rates):
         if every and (step + 1) % every == 0:

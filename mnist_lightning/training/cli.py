@@ -62,6 +62,7 @@ class MNISTCLI(LightningCLI):
             },
             trainer_defaults={
                 "max_epochs": 20,
+                "devices": 1,  # a net this small gains nothing from eight, which would share batches of 64
                 "log_every_n_steps": LOG_EVERY,
                 "num_sanity_val_steps": 0,  # an epoch is a second: a broken validation shows soon enough
                 "enable_model_summary": False,  # RunHeader says it in a line
@@ -102,6 +103,10 @@ class MNISTCLI(LightningCLI):
             raise UserError("expected no --trainer.limit_test_batches: the report is of the whole test set")
         if config.max_epochs == 0:
             raise UserError("expected --max_epochs to be at least 1, got 0; use scripts/test.py to test a checkpoint")
+        if config.precision == "16-true":
+            raise UserError(
+                "expected --trainer.precision to be one that trains, got 16-true; 16-mixed and bf16-true do"
+            )
         first, *_ = [*_as_list(config.logger), None]
         # Each run has a folder, with a TensorBoardLogger that fit makes when it knows it; other loggers come beside.
         off = first is False or config.fast_dev_run or config.barebones

@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as L
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
+from torch.distributed import DistError
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, SequentialLR
 
@@ -93,7 +94,7 @@ def one_line_until_it_trains(trainer: L.Trainer, ckpt_path: Path | None, new_run
             shutil.rmtree(log_dir, ignore_errors=True)
             with suppress(OSError):  # others have runs in it
                 log_dir.parent.rmdir()
-        if trainer.world_size > 1 and "peer" in str(error):
+        if trainer.world_size > 1 and (isinstance(error, DistError) or "peer" in str(error)):  # NCCL's, or gloo's
             raise UserError(
                 "another process of this run died; resume from its last state with --ckpt_path last"
             ) from error

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from mnist_lightning.data.datamodule import data_of
+from mnist_lightning.devices import identity
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import RUN_LOCK, RUN_RECORD, atomic_write
 from mnist_lightning.model.checkpoint import Checkpoint
@@ -225,11 +226,11 @@ def _finite(history: Mapping[str, Sequence[tuple[int, float]]]) -> dict[str, Any
 
 
 def _environment(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-    data, device = data_of(trainer), pl_module.device
+    data = data_of(trainer)
     return {
         "python": platform.python_version(),
         **{package: version(package) for package in ("torch", "lightning", "torchmetrics", "numpy")},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        **identity(pl_module.device),
         "threads": torch.get_num_threads(),
         "processes": trainer.world_size,
         "seed": torch.initial_seed(),

@@ -1,0 +1,67 @@
+"""What training on a GPU takes that a CPU does not ask for. Nothing here knows of MNIST.
+
+A GPU works through a queue. Who reads a number of its waits until the queue is empty, and it idles until there is more:
+so numbers stay on it for as long as nobody has to see them. It also has a memory and a random generator of its own.
+"""
+
+import platform
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import collect_env
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+
+class Mean(MeanMetric):
+    """torchmetrics' own, which reads all values to look for NaN; here a NaN shows in the mean."""
+
+    def update(self, value: Tensor, weight: float | Tensor = 1.0) -> None:  # type: ignore[override]
+        self.mean_value += (value * weight).sum()
+        self.weight += weight * value.numel()
+
+
+class ConfusionMatrix(MulticlassConfusionMatrix):
+    """torchmetrics' own, which counts with ``bincount``, that reads the largest value."""
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Takes logits (batch, classes) and labels (batch,)."""
+        places = labels * self.num_classes + logits.argmax(1)
+        self.confmat.view(-1).index_add_(0, places, torch.ones_like(places))
+
+
+def fits(tensors: Iterable[Tensor], device: torch.device) -> bool:
+    """Tells whether a device that is not the CPU has room for tensors, and for as much again."""
+    if device.type == "cpu":
+        return False
+    memory = getattr(torch.get_device_module(device), "mem_get_info", None)  # MPS has the CPU's, and no such function
+    return memory is None or 2 * sum(tensor.nbytes for tensor in tensors) <= memory(device)[0]
+
+
+def random_state(device: torch.device) -> Tensor:
+    """Returns the state of the CPU's generator and, after it, of the device's, if that is another: uint8 (n,)."""
+    own = [] if device.type == "cpu" else [torch.get_device_module(device).get_rng_state()]
+    return torch.cat([torch.get_rng_state(), *own])
+
+
+def set_random_state(state: Tensor, device: torch.device) -> None:
+    """Has the generators go on from a state; the device's only if it was of such a device."""
+    size = len(torch.get_rng_state())
+    torch.set_rng_state(state[:size].clone())  # it misreads a view, and may crash
+    if device.type != "cpu" and len(state) == len(random_state(device)):
+        torch.get_device_module(device).set_rng_state(state[size:].clone())
+
+
+def identity(device: torch.device) -> dict[str, Any]:
+    """Returns the name of a device and, of a CUDA one, the versions that its numbers depend on."""
+    if device.type == "cpu":
+        return {"device": platform.processor() or "cpu"}
+    if device.type == "mps":
+        return {"device": torch.backends.mps.get_name()}
+    named = {"device": torch.get_device_module(device).get_device_name(device)}
+    if device.type != "cuda":
+        return named
+    driver = collect_env.get_nvidia_driver_version(collect_env.run)
+    return {**named, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "driver": driver}
