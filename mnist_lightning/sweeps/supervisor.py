@@ -113,7 +113,7 @@ def _watch(
             for trial in trials:
                 if trial.state.is_finished() and trial.number not in done:
                     done.add(trial.number)
-                    bar.write(f"{len(done):{len(str(bar.total))}}/{bar.total}  {describe(trial)}")
+                    bar.write(f"{len(done):{len(str(bar.total))}}/{bar.total}  {describe(trial)}", sys.stderr)
             bar.n = sum(_share(folder, trial) for trial in trials)
             best = min((trial for trial in trials if trial.state == TrialState.COMPLETE), key=rank, default=None)
             bar.set_postfix_str(f"best {describe(best)}" if best else "")

@@ -139,7 +139,7 @@ def test_the_page_shows_everything_and_needs_nothing_else(small):
 def test_a_second_call_trains_nothing_and_the_winner_is_tested_once_if_asked(small, data, tmp_path):
     shutil.copytree(small[0] / "out", tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/trial_*/*/*")}
-    assert ok(sweep(*SMALL, *data, cwd=tmp_path)) in small[1]  # without the lines of trials that get done
+    assert ok(sweep(*SMALL, *data, cwd=tmp_path)) == small[1]
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert contents(tmp_path) == contents(small[0])
     out = ok(sweep(*SMALL, *data, "--test_best", "true", cwd=tmp_path))
@@ -209,7 +209,7 @@ def test_a_search_draws_from_its_ranges_and_stops_what_is_hopeless(data, tmp_pat
     ok(sweep("search.yaml", "--trials", "9", *data, cwd=tmp_path))  # goes on from there
     assert trials(tmp_path)[:8] == rows
     assert len(trials(tmp_path)) == 9
-    assert "pruned at error" in out
+    assert "pruned at" in out
 
 
 def plan(name="sweep"):
