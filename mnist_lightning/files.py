@@ -1,9 +1,11 @@
 """Atomic writes: a file is complete under its own name, or an older one is still there."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -89,3 +91,18 @@ def places(path: str | Path, *files: Path) -> list[Path]:
     """Returns where a path that files name may lead: from the current folder, those above the files, the project's."""
     bases = [Path(), *(folder for file in files for folder in file.resolve().parents), PROJECT]
     return list(dict.fromkeys(base / path for base in bases))
+
+
+def run_of(checkpoint: Path) -> Path:
+    """Returns the run folder that a checkpoint lies in."""
+    folder = checkpoint.parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """What a file holds; nothing where it is not there, or damaged."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

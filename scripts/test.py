@@ -10,12 +10,12 @@ with importing():
     from mnist_lightning.console.messages import one_line_errors, trainer_errors
     from mnist_lightning.console.parser import Parser
     from mnist_lightning.data.download import Source
+    from mnist_lightning.files import run_of
     from mnist_lightning.model.checkpoint import load_ensemble, read_checkpoint
     from mnist_lightning.provenance import data_for, provenance
-    from mnist_lightning.reporting import report
+    from mnist_lightning.reporting import page, report
     from mnist_lightning.training.callbacks import StepProgressBar
     from mnist_lightning.training.cli import evaluate
-    from mnist_lightning.training.run_folder import run_of
 
 
 def main() -> None:
@@ -48,16 +48,14 @@ def main() -> None:
             enable_model_summary=False,
             callbacks=[StepProgressBar()],
         )
-    tested = evaluate(trainer, model, data)
-    results = report.metrics(tested, model.classes, data.dataset_name, data.test_sha256) | known
-    name = f"ensemble of {len(checkpoints)}" if others else str(first.path)
-    if others:
-        print(f"{name}: the mean of their probabilities")
-    print(report.table(results))
+    figures = evaluate(trainer, model, data)
+    results = report.metrics(figures, model.classes, data.dataset_name, data.test_sha256) | known
+    tested = report.tested(results, model, checkpoints, data.test_set)
+    print(report.table(tested.results))
     folder = ("ensemble" if others else "test") + ("" if known["own_test_set"] else f"_on_{data.dataset_name}")
     output = args.output or run_of(first.path) / folder
-    page = report.write(output, name, results, model, data.test_set, {} if others else first.history)
-    print(f"\nwritten to {output}: metrics.json, the plots, and {page.name}")
+    written = page.write(output, tested)
+    print(f"\nwritten to {output}: metrics.json, the plots, and {written.name}")
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ with importing():
     from mnist_lightning.console.messages import one_line_errors
     from mnist_lightning.console.terminal import command, from_here
     from mnist_lightning.errors import UserError
-    from mnist_lightning.files import atomic_write
+    from mnist_lightning.files import atomic_write, run_of
+    from mnist_lightning.model.checkpoint import read_checkpoint
     from mnist_lightning.provenance import provenance
-    from mnist_lightning.reporting import charts, plots, report
+    from mnist_lightning.reporting import charts, page, report
     from mnist_lightning.training.cli import MNISTCLI
-    from mnist_lightning.training.run_folder import run_of
 
 
 LOWEST = 1e-6  # learning rate to begin the search with; it ends at 1, or where the loss is four times its best
@@ -34,9 +34,9 @@ def find_lr(cli: MNISTCLI) -> None:
     if finder is None or rate is None:
         raise UserError("expected enough steps to see the loss change, got too few; try without --trainer.fast_dev_run")
     rates, losses = (finder.results[name][UNSETTLED:] for name in ("lr", "loss"))
-    path = Path(cli.config.trainer.default_root_dir or "", "lightning_logs", "learning_rate.png")
+    path = Path(cli.config.trainer.default_root_dir or "", "lightning_logs", "learning_rate.svg")
     path.parent.mkdir(exist_ok=True, parents=True)
-    atomic_write(path, plots.png(charts.learning_rates(rates, losses, rates.index(rate))))
+    atomic_write(path, charts.alone(charts.learning_rates(rates, losses, rates.index(rate))))
     options = [option for option in sys.argv[1:] if option != "--find_lr"]
     print(
         f"learning rate    {rate:.1e}, where the loss fell fastest; {cli.model.hparams['lr']} is set\n"
@@ -47,17 +47,17 @@ def find_lr(cli: MNISTCLI) -> None:
 
 def train(cli: MNISTCLI) -> None:
     cli.fit()
-    training, history = cli.training, cli.model.history
+    training = cli.training
     tested = cli.test()
     if cli.trainer.is_global_zero:
         results = report.metrics(tested, cli.model.classes, cli.datamodule.dataset_name, cli.datamodule.test_sha256)
         results |= provenance(cli.datamodule)
         print(f"\ntrained {training['epochs']} epochs in {training['seconds']:.1f} s\n{report.summary(results)}")
         if checkpoint := cli.chosen_checkpoint:
-            run = run_of(checkpoint)
+            run, found = run_of(checkpoint), [read_checkpoint(checkpoint)]
             results |= {"training": training}
-            page = report.write(run / "test", f"{checkpoint}", results, cli.model, cli.datamodule.test_set, history)
-            print(f"{checkpoint.stem} checkpoint  {from_here(checkpoint)}\nreport           {from_here(page)}\n\nnext")
+            path = page.write(run / "test", report.tested(results, cli.model, found, cli.datamodule.test_set))
+            print(f"{checkpoint.stem} checkpoint  {from_here(checkpoint)}\nreport           {from_here(path)}\n\nnext")
             if isinstance(cli.trainer.logger, TensorBoardLogger):
                 print(f"  curves   tensorboard --logdir {shlex.quote(from_here(run.parent))}")
             print(f"  figures  {command('test.py', run)}\n  digits   {command('predict.py', run)} IMAGE ...")

@@ -81,9 +81,10 @@ def answers(
 
 
 def worst(labels: Array, probabilities: NDArray[np.float32], count: int) -> NDArray[np.intp]:
-    """The mistakes that gave the right answer the least probability, at most ``count`` of them, the worst first."""
+    """The mistakes of which the net was surest, at most ``count`` of them, the surest first."""
     wrong = np.flatnonzero(probabilities.argmax(1) != labels)
-    return wrong[probabilities[wrong, labels[wrong]].argsort(kind="stable")][:count]
+    order: NDArray[np.intp] = (-probabilities[wrong].max(1)).argsort(kind="stable")
+    return wrong[order][:count]
 
 
 def confusion_matrix(counts: Array, classes: Sequence[str], cell: int = 46) -> Image.Image:

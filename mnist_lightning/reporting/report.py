@@ -1,12 +1,11 @@
-"""Test results as a person reads them (a table, plots, a page) and as a machine does (JSON)."""
+"""Test results as a machine reads them (JSON) and as a terminal shows them."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
@@ -14,12 +13,24 @@ from torch import Tensor
 from mnist_lightning import files
 from mnist_lightning.data.images import ImageDataset
 from mnist_lightning.model.base import BaseClassifier
-from mnist_lightning.reporting import charts, plots
-from mnist_lightning.reporting.charts import History
+from mnist_lightning.model.checkpoint import Checkpoint
+from mnist_lightning.model.ensemble import Ensemble
+from mnist_lightning.reporting.records import Record, changed, finite, record
 
-MISTAKES = 50  # of them, at most, in a plot
+COLUMNS = 80  # of a terminal, which a confusion matrix of many classes does not fit
+PAIRS = 6  # of classes that were confused
 
-Mistakes = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32]]  # images, labels, probabilities
+Probabilities = NDArray[np.float32]  # (N, classes)
+
+
+class Tested(NamedTuple):
+    """What was tested on a dataset, and what came out: what ``metrics.json`` holds, and each image's probabilities."""
+
+    model: BaseClassifier
+    records: Sequence[Record]
+    dataset: ImageDataset
+    results: Mapping[str, Any]
+    probabilities: Probabilities
 
 
 def metrics(results: Mapping[str, Tensor], classes: Sequence[str], dataset: str, sha256: str) -> dict[str, Any]:
@@ -52,6 +63,54 @@ def metrics(results: Mapping[str, Tensor], classes: Sequence[str], dataset: str,
     }
 
 
+def tested(
+    results: Mapping[str, Any], model: BaseClassifier, checkpoints: Sequence[Checkpoint], dataset: ImageDataset
+) -> Tested:
+    """Asks a model, and each member of an ensemble, for its answers, and gathers what is known of how it came to be.
+
+    Args:
+        results: Of :func:`metrics`, and whatever else ``metrics.json`` shall hold.
+        model: What was tested.
+        checkpoints: What it was read from: one, or each member's.
+        dataset: What it was tested on.
+    """
+    images, labels = (part.numpy() for part in dataset.tensors)
+    records = [record(checkpoint) for checkpoint in checkpoints]
+    if isinstance(model, Ensemble):
+        answers = [member.predict(images)[1] for member in model.members]  # type: ignore[operator]
+        members = [_member(*each, labels) for each in zip(records, answers, strict=True)]
+        return Tested(model, records, dataset, {**results, "members": members}, np.mean(answers, axis=0))
+    known = {"validation": records[0].validation or None, "training": _without_history(records[0].training) or None}
+    results = {**results, **{name: value for name, value in known.items() if value}}
+    return Tested(model, records, dataset, results, model.predict(images)[1])
+
+
+def _without_history(training: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in training.items() if name not in ("history", "finished")}
+
+
+def _member(record: Record, answers: Probabilities, labels: NDArray[np.int64]) -> dict[str, Any]:
+    """A member's figures beside those of the others; the loss is cross-entropy for each, in nats."""
+    given = np.maximum(answers[np.arange(len(labels)), labels], 1e-12)
+    return {
+        "name": record.name,
+        "validation_accuracy": record.validation.get("accuracy"),
+        "accuracy": float((answers.argmax(1) == labels).mean()),
+        "loss": finite(float(-np.log(given).mean())),
+        "epoch": record.epoch,
+        "seed": record.environment.get("seed"),
+        "options": {name: record.options[name] for name in changed(record.options)},
+    }
+
+
+def pairs(counts: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Returns the classes that were most often confused, the true one and the answer: the most frequent first."""
+    wrong = np.where(np.eye(len(counts), dtype=bool), 0, counts)
+    order = (-wrong).argsort(axis=None, kind="stable")[:PAIRS]
+    places = np.column_stack(np.unravel_index(order, wrong.shape)).tolist()
+    return [(true, answer) for true, answer in places if wrong[true, answer]]
+
+
 def summary(results: Mapping[str, Any]) -> str:
     """Returns accuracy, loss and what they were measured on, in a line."""
     seen = results.get("seen_in_training", 0)
@@ -63,91 +122,54 @@ def summary(results: Mapping[str, Any]) -> str:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Returns the results of :func:`metrics` as text for a terminal."""
+    """Returns the results of :func:`tested` as text for a terminal."""
     macro = {"class": "mean", **{name: results[name] for name in ("precision", "recall", "f1")}}
     macro["support"] = results["num_samples"]
+    names = [str(row["class"]) for row in results["per_class"]]
+    counts = np.array(results["confusion_matrix"])
+    wide = max(5, *map(len, names))
     lines = [
+        *_members_table(results),
         summary(results),
         "",
-        "digit  precision  recall      F1  images",
+        f"{'digit':>{wide}}  precision  recall      F1  images",
         *(
-            f"{row['class']:>5}  {row['precision']:9.4f}  {row['recall']:6.4f}  {row['f1']:6.4f}  {row['support']:6,}"
+            f"{row['class']:>{wide}}  {row['precision']:9.4f}  {row['recall']:6.4f}  {row['f1']:6.4f}  "
+            f"{row['support']:6,}"
             for row in [*results["per_class"], macro]
         ),
-        "",
-        "confusion matrix (a row for each true digit, a column for each predicted one)",
-        "      " + "".join(f"{row['class']:>6}" for row in results["per_class"]),
-        *(
-            f"{true['class']:>6}" + "".join(f"{count or '.':>6}" for count in row)
-            for true, row in zip(results["per_class"], results["confusion_matrix"], strict=True)
-        ),
     ]
-    return "\n".join(lines)
+    cell = max(6, wide + 1)
+    if cell * (len(names) + 1) <= COLUMNS:
+        cells = [["", *names], *([name, *map(_count, row)] for name, row in zip(names, counts.tolist(), strict=True))]
+        lines += ["", "confusion matrix (a row for each true digit, a column for each predicted one)"]
+        lines += ["".join(f"{each:>{cell}}" for each in row) for row in cells]
+    confused = [f"  {names[i]} read as {names[j]}: {counts[i, j]:,} of {counts[i].sum():,}" for i, j in pairs(counts)]
+    return "\n".join([*lines, *(["", "most often confused", *confused] if confused else [])])
+
+
+def _count(count: int) -> str:
+    return str(count or ".")
+
+
+def _members_table(results: Mapping[str, Any]) -> list[str]:
+    """The members of an ensemble and what they reach together; nothing where there is one classifier."""
+    rows = [*results.get("members", ()), {"name": "together, the mean of their probabilities", **results}]
+    if len(rows) == 1:
+        return []
+    wide = max(len(row["name"]) for row in rows)
+    lines = [f"{'':{wide}}  val acc  test acc    loss"]
+    for row in rows:
+        validation = row.get("validation_accuracy")
+        shown = "" if validation is None else f"{validation:.2%}"
+        lines.append(f"{row['name']:{wide}}  {shown:>7}  {row['accuracy']:8.2%}  {row['loss'] or math.nan:6.4f}")
+    return [*lines, ""]
 
 
 def write_json(results: Mapping[str, Any], folder: Path) -> Path:
     """Writes ``metrics.json`` into a folder, made if need be, and returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "metrics.json"
-    loss = results["loss"] if math.isfinite(results["loss"]) else None  # JSON has no NaN
-    files.atomic_write(path, json.dumps({**results, "loss": loss}, indent=2) + "\n")
+    content = {**results, "loss": finite(results["loss"])}
+    files.atomic_write(path, json.dumps(content, indent=2) + "\n")
     return path
-
-
-def write(
-    folder: Path, title: str, results: Mapping[str, Any], model: BaseClassifier, dataset: ImageDataset, history: History
-) -> Path:
-    """Writes ``metrics.json``, ``report.html`` and its plots into a folder, made if need be.
-
-    Args:
-        folder: Where to.
-        title: What was tested.
-        results: Of :func:`metrics`, and whatever else ``metrics.json`` shall hold.
-        model: What was tested.
-        dataset: What it was tested on.
-        history: How training went, for :func:`charts.curves`; nothing is drawn of an empty one.
-
-    Returns:
-        The path of ``report.html``.
-
-    Raises:
-        OSError: A file cannot be written.
-    """
-    images, labels = (part.numpy() for part in dataset.tensors)
-    _, probabilities = model.predict(images)
-    shown = plots.worst(labels, probabilities, MISTAKES)
-    pngs = _pngs(results, history, model.classes, (images[shown], labels[shown], probabilities[shown]))
-    page = _page(
-        title=title,
-        results=results,
-        plots={name: plots.data_url(png) for name, png in pngs.items()},
-        shown=len(shown),
-        mistakes=int((probabilities.argmax(1) != labels).sum()),
-        options={name: value for name, value in model.hparams.items() if value is not None},
-    )
-    write_json(results, folder)
-    for name, png in pngs.items():
-        files.atomic_write(folder / f"{name}.png", png)
-    path = folder / "report.html"
-    files.atomic_write(path, page)
-    return path
-
-
-def _pngs(results: Mapping[str, Any], history: History, classes: Sequence[str], mistakes: Mistakes) -> dict[str, bytes]:
-    """Draws the plots of a report, as PNG, by their names; none of what there is not."""
-    drawn = {"confusion_matrix": plots.confusion_matrix(np.array(results["confusion_matrix"]), classes)}
-    if history:
-        drawn["curves"] = charts.curves(history)
-    if len(mistakes[0]):
-        drawn["mistakes"] = plots.answers(*mistakes, classes)
-    return {name: plots.png(plot) for name, plot in drawn.items()}
-
-
-def _page(**content: Any) -> str:
-    """Fills in report.html."""
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("mnist_lightning.reporting", ""),
-        autoescape=True,  # a checkpoint's options may be a stranger's
-        trim_blocks=True,
-    )
-    return templates.get_template("report.html").render(**content)

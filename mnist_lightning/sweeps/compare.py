@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import RUN_LOCK, RUN_RECORD, is_locked
+from mnist_lightning.files import RUN_LOCK, RUN_RECORD, is_locked, load_json
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C, ten times as fast, where PyYAML was built with it
 
@@ -90,15 +90,6 @@ def best_epoch(
         return None, None, None
     best = max(accuracies, key=accuracies.__getitem__)
     return best, accuracies[best], dict(map(tuple, history.get("val/loss", []))).get(best)
-
-
-def load_json(path: Path) -> dict[str, Any]:
-    """What a file holds; nothing where it is not there, or damaged."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -15,8 +15,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from mnist_lightning.files import atomic_write
-from mnist_lightning.sweeps.compare import TESTED, load_json, short
+from mnist_lightning.files import atomic_write, load_json
+from mnist_lightning.sweeps.compare import TESTED, short
 from mnist_lightning.sweeps.space import Sweep, text
 
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}

@@ -15,9 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import RUN_RECORD
+from mnist_lightning.files import RUN_RECORD, load_json
 from mnist_lightning.sweeps import study as store
-from mnist_lightning.sweeps.compare import load_json
 from mnist_lightning.sweeps.study import Plan
 
 EVERY = 0.25  # seconds between two looks at what the workers do

@@ -30,12 +30,12 @@ with importing():
     from mnist_lightning.console.messages import one_line_errors
     from mnist_lightning.data.datamodule import MNISTDataModule
     from mnist_lightning.errors import UserError
-    from mnist_lightning.files import RUN_RECORD
+    from mnist_lightning.files import RUN_RECORD, load_json
     from mnist_lightning.model.checkpoint import read_checkpoint
     from mnist_lightning.provenance import provenance
-    from mnist_lightning.reporting import report
+    from mnist_lightning.reporting import page, report
     from mnist_lightning.sweeps import study as store
-    from mnist_lightning.sweeps.compare import TESTED, best_epoch, load_json
+    from mnist_lightning.sweeps.compare import TESTED, best_epoch
     from mnist_lightning.sweeps.space import text
     from mnist_lightning.sweeps.study import PRUNERS, Claim, Plan
     from mnist_lightning.training.cli import MNISTCLI, evaluate
@@ -190,7 +190,7 @@ def test_trial(folder: Path, study: optuna.Study, number: int) -> None:
             results = report.metrics(tested, model.classes, data.dataset_name, data.test_sha256) | provenance(
                 data, checkpoint
             )
-            report.write(folder / name / "test", name, results, model, data.test_set, checkpoint.history)
+            page.write(folder / name / "test", report.tested(results, model, [checkpoint], data.test_set))
 
 
 def stop_with(pipe: int) -> None:

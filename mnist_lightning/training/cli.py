@@ -19,7 +19,7 @@ from mnist_lightning.console.terminal import command
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.data.format import is_complete
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import places
+from mnist_lightning.files import places, run_of
 from mnist_lightning.model.base import BaseClassifier
 from mnist_lightning.model.checkpoint import Checkpoint, read_checkpoint
 from mnist_lightning.model.classifier import MNISTClassifier
@@ -37,7 +37,6 @@ from mnist_lightning.training.run_folder import (
     progress,
     resumes_its_run,
     run_logger,
-    run_of,
 )
 
 LOG_EVERY = 10  # steps: 258 points for three epochs of MNIST

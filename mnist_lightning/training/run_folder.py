@@ -5,6 +5,7 @@ import math
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -21,7 +22,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from mnist_lightning.data.datamodule import data_of
 from mnist_lightning.devices import identity
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import RUN_LOCK, RUN_RECORD, atomic_write
+from mnist_lightning.files import RUN_LOCK, RUN_RECORD, atomic_write, run_of
 from mnist_lightning.model.checkpoint import Checkpoint
 from mnist_lightning.training.callbacks import RunTimer
 
@@ -102,12 +103,6 @@ def is_run_of(run: Path, config: Mapping[str, Any]) -> bool:
     theirs = config_of(run)
     same = _options(theirs) == _options(config) and _asks_for(config, _data(theirs))
     return same and _epochs(theirs) == _epochs(config)
-
-
-def run_of(checkpoint: Path) -> Path:
-    """Returns the run folder that a checkpoint lies in."""
-    folder = checkpoint.parent
-    return folder.parent if folder.name == LAST.parent.name else folder
 
 
 def resumes_its_run(checkpoint: Path) -> bool:
@@ -233,6 +228,7 @@ def _environment(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, 
         **identity(pl_module.device),
         "threads": torch.get_num_threads(),
         "processes": trainer.world_size,
+        "date": datetime.now().astimezone().isoformat(" ", "seconds"),
         "seed": torch.initial_seed(),
         "dataset": data.dataset_name,
         **{f"dataset_{name}": value for name, value in data.state_dict().items() if name != "name"},
