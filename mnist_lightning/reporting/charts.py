@@ -129,10 +129,7 @@ def chart(
         form: Says a value.
         mark: What is marked.
     """
-    epochs = [epoch for points in lines.values() for epoch, _ in points] + ([] if marked is None else [marked])
-    values = [value for points in lines.values() for _, value in points]
-    first, last = min(epochs), max(epochs)
-    scales = _Scales(first, last if last > first else first + 1, ticks(min(values), max(values)))
+    scales = _scales(lines, marked)
     across = [tick for tick in ticks(scales.first, scales.last) if scales.first <= tick <= scales.last]
     return render(
         "chart.svg",
@@ -151,6 +148,14 @@ def chart(
         mark=None if marked is None else _mark(scales, lines, marked, f"{mark}: {axis} {name(marked)}"),
         bands=_bands(scales, lines, lambda epoch: f"{axis} {name(epoch)}", form),
     )
+
+
+def _scales(lines: Mapping[str, Points], marked: float | None) -> _Scales:
+    """Scales that have room for all that is drawn."""
+    epochs = [epoch for points in lines.values() for epoch, _ in points] + ([] if marked is None else [marked])
+    values = [value for points in lines.values() for _, value in points]
+    first, last = min(epochs), max(epochs)
+    return _Scales(first, last if last > first else first + 1, ticks(min(values), max(values)))
 
 
 def _tick(value: float, form: str) -> str:
