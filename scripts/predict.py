@@ -12,6 +12,7 @@ with importing():
 
     from mnist_lightning.console.messages import one_line_errors
     from mnist_lightning.console.parser import Parser
+    from mnist_lightning.data.format import DIGITS
     from mnist_lightning.deploy.predict import Answer, predict
     from mnist_lightning.errors import UserError
     from mnist_lightning.handwriting.read import KINDS, read
@@ -43,11 +44,14 @@ def main() -> None:
 
 def show_text(answers: Sequence[Answer]) -> None:
     width = max(len(answer.file) for answer in answers)
-    print(f"{'file':{width}}  digit  probability  runner-up  probability      x      y  width  height")
+    names = [name for answer in answers for name in (answer.digit, answer.runner_up) if name is not None]
+    title, wide = "digit" if set(names) <= set(DIGITS) else "class", max(map(len, ["class", *names]))
+    columns = f"{title:>{wide}}  probability  {'runner-up':>{max(9, wide)}}  probability"
+    print(f"{'file':{width}}  {columns}      x      y  width  height")
     for answer in answers:
         if answer.digit is not None:
-            first = f"{answer.digit:5} {answer.probability:12.2%}"
-            second = f"{answer.runner_up:10} {answer.runner_up_probability:12.2%}"
+            first = f"{answer.digit:>{wide}} {answer.probability:12.2%}"
+            second = f" {answer.runner_up:>{max(9, wide)}} {answer.runner_up_probability:12.2%}"
             place = f"{answer.x:6} {answer.y:6} {answer.width:6} {answer.height:7}"
             print(f"{answer.file:{width}}  {first} {second} {place}")
         elif not answer.error:

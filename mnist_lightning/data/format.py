@@ -56,7 +56,7 @@ def check_classes(names: Sequence[str], source: str) -> None:
     if len(names) < 2 or bad or "" in names:
         raise DataError(
             f"{source}: expected 2 to {MAX_CLASSES} classes with printable names of up to {MAX_NAME} characters, no "
-            f"two alike, got {len(names)}{f' with {bad[0][:MAX_NAME]!r}' if bad else ''}; name them otherwise"
+            f"two alike, got {len(names)}{f' with {bad[0][:MAX_NAME]!r}' if bad else ''}; change that"
         )
 
 
@@ -71,19 +71,22 @@ def check_images(images: NDArray[Any], name: str, shape: Sequence[int] | None = 
     Raises:
         DataError: It is of another type or shape.
     """
-    expected = ", ".join(map(str, shape)) if shape else f"1 to {MAX_SIDE}, 1 to {MAX_SIDE}[, 3]"
-    fits = images.shape[1:] == tuple(shape) if shape else is_image_shape(images.shape[1:])
+    expected = ", ".join(map(str, shape or ("height", "width[, 3]")))
+    fits = images.shape[1:] == tuple(shape) if shape else images.ndim in (3, 4)
     if images.dtype != np.uint8 or not fits:
         raise DataError(
             f"{name}: expected uint8 images of shape (N, {expected}), got {images.dtype} of shape {images.shape}; "
             "give images in MNIST's format"
         )
+    check_shape(images.shape[1:], name)
     return images
 
 
-def is_image_shape(shape: Sequence[int]) -> bool:
-    """Tells whether images can have a shape: (H, W), or (H, W, 3) in colour."""
-    return len(shape) >= 2 and tuple(shape[2:]) in ((), (3,)) and 1 <= min(shape) <= max(shape) <= MAX_SIDE
+def check_shape(shape: Sequence[int], source: str) -> None:
+    """Raises a DataError, which names its source, if images cannot have a shape: (H, W), or (H, W, 3) in colour."""
+    if len(shape) < 2 or tuple(shape[2:]) not in ((), (3,)) or not 1 <= min(shape) <= max(shape) <= MAX_SIDE:
+        sides = f"1 to {MAX_SIDE}, 1 to {MAX_SIDE}"
+        raise DataError(f"{source}: expected the shape ({sides}) or ({sides}, 3), got {tuple(shape)}; change it")
 
 
 def read_images(path: Path, shape: Sequence[int] | None = None) -> NDArray[np.uint8]:

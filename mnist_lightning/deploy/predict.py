@@ -17,9 +17,9 @@ class Answer(NamedTuple):
     """
 
     file: str
-    digit: int | None = None
+    digit: str | None = None
     probability: float | None = None
-    runner_up: int | None = None
+    runner_up: str | None = None
     runner_up_probability: float | None = None
     x: int | None = None
     y: int | None = None
@@ -45,4 +45,5 @@ def predict(model: BaseClassifier, pictures: Iterable[Picture]) -> Iterator[Answ
             else:
                 row = next(rows)
                 *_, second, first = row.argsort().tolist()
-                yield Answer(picture.file, first, float(row[first]), second, float(row[second]), *picture.place)
+                names = model.classes[first], model.classes[second]
+                yield Answer(picture.file, names[0], float(row[first]), names[1], float(row[second]), *picture.place)

@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from mnist_lightning.data.format import IMAGE_SHAPE, read_images
 from mnist_lightning.data.idx import GZIP_MAGIC
 from mnist_lightning.errors import UserError
+from mnist_lightning.handwriting.to_image import to_image
 from mnist_lightning.handwriting.to_mnist import LONGEST, Found, Place, find_digits
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "PPM")  # no EPS, which would run Ghostscript
@@ -64,7 +66,7 @@ def _read_file(path: Path, one: bool, image_shape: Sequence[int]) -> Iterator[Pi
             for index, image in enumerate(read_images(path, image_shape)):
                 yield Picture(f"{path}[{index}]", image, Place(0, 0, image_shape[1], image_shape[0]))
         else:
-            digits = _read_picture(path)
+            digits = _read_picture(path, image_shape)
             if one and digits:
                 digits = [max(digits, key=lambda digit: digit.prominence)]
             for digit in digits:
@@ -79,15 +81,32 @@ def _read_file(path: Path, one: bool, image_shape: Sequence[int]) -> Iterator[Pi
         )
 
 
-def _read_picture(path: Path) -> list[Found]:
+def _read_picture(path: Path, image_shape: Sequence[int]) -> list[Found]:
+    """The digits in a picture, for MNIST's shape; for others, the picture."""
+    with open_picture(path) as picture:
+        size = picture.size
+        if tuple(image_shape) != IMAGE_SHAPE:
+            image = to_image(picture, image_shape)
+            return [] if image is None else [Found(image, Place(0, 0, *size), 1.0)]
+        picture.draft(None, (LONGEST[-1],) * 2)  # a JPEG of 12 megapixels is decoded at a quarter of its size
+        shrunk = max(size) / max(picture.size)
+        return [digit._replace(place=digit.place.times(shrunk)) for digit in find_digits(picture)]
+
+
+@contextmanager
+def open_picture(path: Path) -> Iterator[Image.Image]:
+    """Opens a picture, to be read within.
+
+    Raises:
+        UserError: It cannot be decoded, or is too large; or what is done within says so.
+        OSError: The file cannot be read.
+    """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
             size = picture.size
             if size[0] * size[1] > MOST:  # before a pixel is decoded: the smallest file can hold any number of them
                 raise UserError(f"expected at most {MOST:,} pixels, got {size[0]:,}x{size[1]:,}; shrink it")
-            picture.draft(None, (LONGEST[-1],) * 2)  # a JPEG of 12 megapixels is decoded at a quarter of its size
-            shrunk = max(size) / max(picture.size)
-            return [digit._replace(place=digit.place.times(shrunk)) for digit in find_digits(picture)]
+            yield picture
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except UnidentifiedImageError as error:

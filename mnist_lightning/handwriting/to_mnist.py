@@ -73,7 +73,7 @@ def find_digits(picture: Image.Image) -> list[Found]:
         TooSmallError: There is ink, but too little of it.
         OSError: The picture's file is damaged.
     """
-    picture = _eight_bits(ImageOps.exif_transpose(picture))
+    picture = eight_bits(ImageOps.exif_transpose(picture))
     for longest in LONGEST:
         factor = max(1, round(max(picture.size) / longest))
         pixels = _pixels(picture, factor)
@@ -114,7 +114,7 @@ def to_mnist(picture: Image.Image) -> NDArray[np.uint8] | None:
     return largest.image if largest else None
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
+def eight_bits(picture: Image.Image) -> Image.Image:
     """A picture with a white of its own: grey or coloured, opaque or not."""
     if picture.mode[0] in "IF":  # 16 or 32 bits
         values = np.nan_to_num(np.asarray(picture, np.float32), posinf=0).clip(0)

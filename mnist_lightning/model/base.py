@@ -19,7 +19,7 @@ from torchmetrics.classification import (
 )
 
 from mnist_lightning.data.datamodule import MNISTDataModule
-from mnist_lightning.data.format import DIGITS, IMAGE_SHAPE, check_classes, check_images, is_image_shape
+from mnist_lightning.data.format import DIGITS, IMAGE_SHAPE, check_classes, check_images, check_shape
 from mnist_lightning.data.images import channels_first
 from mnist_lightning.devices import ConfusionMatrix, Mean
 from mnist_lightning.errors import UserError
@@ -76,8 +76,7 @@ class BaseClassifier(L.LightningModule):
     ) -> None:
         super().__init__()
         check_classes(classes, "the classifier")
-        if not is_image_shape(image_shape):
-            raise UserError(f"expected the shape (H, W) or (H, W, 3) of an image, got {image_shape}")
+        check_shape(image_shape, "the classifier")
         self.classes, self.image_shape, count = list(classes), list(image_shape), len(classes)
         metrics: dict[str, Metric | MetricCollection] = {
             "loss": Loss(loss),
