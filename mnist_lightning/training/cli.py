@@ -156,6 +156,9 @@ class MNISTCLI(LightningCLI):
         root = Path(self.trainer.default_root_dir if self.config.trainer.default_root_dir else "", "lightning_logs")
         path = run / LAST if run and (run / LAST).is_file() else self.config.ckpt_path
         checkpoint = self._checkpoint(path, root)
+        theirs = self.trainer.logger
+        if isinstance(theirs, TensorBoardLogger) and not checkpoint and Path(theirs.log_dir, "config.yaml").is_file():
+            raise UserError(f"{theirs.log_dir}: expected a new folder, got another run's; give another logger.version")
         _begin(self.trainer.loggers)
         if self._own_logger:
             if checkpoint and resumes_its_run(checkpoint.path):

@@ -3,8 +3,10 @@
 import csv
 
 import pytest
+import torch
 from helpers import run_script, scalars
 
+from mnist_lightning.errors import UserError
 from mnist_lightning.training.cli import MNISTCLI
 
 CURVES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
@@ -91,3 +93,17 @@ def test_a_logger_that_cannot_begin_is_a_line_and_leaves_no_run(dataset, tmp_pat
     result = run_script("train.py", "--data.data_dir", dataset, "--trainer.logger=WandbLogger", cwd=tmp_path, env=env)
     assert "error: WandbLogger cannot begin (No API key configured." in result.stderr.splitlines()[-1]
     assert result.returncode == 2 and not (tmp_path / "lightning_logs").exists()
+
+
+def test_a_tensorboard_logger_of_ones_own_does_not_write_over_another_run(dataset, here):
+    options = ("--trainer.logger=TensorBoardLogger", "--trainer.logger.save_dir=mine", "--trainer.logger.version=3")
+    trained(dataset, *options, epochs=1)
+    run = here / "mine" / "lightning_logs" / "version_3"
+    assert_lies_in_its_folder(run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"version_3: expected a new folder, got another run's"):
+        trained(dataset, *options, epochs=1)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    trained(dataset, *options, f"--ckpt_path={run / 'checkpoints/last.ckpt'}", epochs=2)
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 1
+    assert not (here / "lightning_logs").exists()
