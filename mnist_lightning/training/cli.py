@@ -81,7 +81,7 @@ class MNISTCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         assert isinstance(parser, Parser)
         add_run_options(parser)
-        for name in ("image_shape", "classes"):
+        for name in ("image_shape", "classes"):  # so the data is read before the run has a folder
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
@@ -151,8 +151,6 @@ class MNISTCLI(LightningCLI):
             UserError: The data or the checkpoint cannot be used; no run's state or record was changed.
             SystemExit: With 128 and the signal's number, when Ctrl-C or SIGTERM stopped it.
         """
-        self.datamodule.prepare_data()  # before the run has a folder: bad files leave nothing behind
-        self.datamodule.setup("fit")
         root = Path(self.trainer.default_root_dir if self.config.trainer.default_root_dir else "", "lightning_logs")
         path = run / LAST if run and (run / LAST).is_file() else self.config.ckpt_path
         checkpoint = self._checkpoint(path, root)
