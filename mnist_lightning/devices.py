@@ -60,7 +60,7 @@ def identity(device: torch.device) -> dict[str, Any]:
         return {"device": platform.processor() or "cpu"}
     if device.type == "mps":
         return {"device": torch.backends.mps.get_name()}
-    named = {"device": torch.get_device_module(device).get_device_name(device)}
+    named = {"device": getattr(torch.get_device_module(device), "get_device_name", str)(device)}
     if device.type != "cuda":
         return named
     driver = collect_env.get_nvidia_driver_version(collect_env.run)

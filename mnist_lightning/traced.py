@@ -121,7 +121,11 @@ def _record(net: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor) -> Line
         net, inputs, targets = copy.deepcopy(net), inputs.clone(), targets.clone()
         recorder = _Recorder([*_tensors(net), inputs, targets])
         before = fingerprint(net, inputs, targets), random.getstate(), str(np.random.get_state())
-        with torch.random.fork_rng([inputs.device] if inputs.is_cuda else []), torch.enable_grad(), recorder:
+        kind = inputs.device.type
+        others = (
+            [] if kind in ("cpu", "mps") else [inputs.device]
+        )  # of the CPU's state it takes care, of MPS's it can't
+        with torch.random.fork_rng(others, device_type=kind), torch.enable_grad(), recorder:
             outputs = net(inputs)
             value = loss(outputs, targets)
             gradients = _gradients(value, [parameter for parameter in net.parameters() if parameter.requires_grad])

@@ -4,6 +4,7 @@ The stand-in has to be registered before anything takes a gradient, and for good
 """
 
 import itertools
+import json
 import os
 from concurrent.futures import ProcessPoolExecutor
 
@@ -11,14 +12,19 @@ import lightning.pytorch as L
 import numpy as np
 import pytest
 import torch
-from helpers import Script, quiet_trainer, write_dataset
+from helpers import Script, ok, quiet_trainer, scalars, write_dataset
 from lightning.pytorch.loggers import Logger
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassConfusionMatrix
 
 from mnist_lightning.data.datamodule import MNISTDataModule
+from mnist_lightning.devices import ConfusionMatrix, Mean, identity
+from mnist_lightning.model.checkpoint import load_ensemble, read_checkpoint
 from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.training.callbacks import MovingAverage
 from mnist_lightning.training.checkpointing import LastCheckpoint
 from mnist_lightning.training.chunks import StepsPerExecution
+from mnist_lightning.training.cli import MNISTCLI
 
 STANDIN = {"accelerator": "standin", "strategy": "standin"}
 
@@ -64,6 +70,7 @@ EXPERIMENTS = {
     "cosine, adamw": ({"scheduler": "cosine", "warmup_epochs": 1, "optimizer": "adamw", "weight_decay": 0.01}, {}),
     "plateau, mse": ({"scheduler": "plateau", "step_size": 1, "loss": "mse", "activation": "tanh"}, {}),
     "upright, of one width": ({"deslant": True, "ink_width": 5.0, "label_smoothing": 0.1}, {"elastic": 1.0}),
+    "traced, or an error": ({"trace": True}, {}),
     "autograd": ({"trace": False}, {}),
 }
 
@@ -152,3 +159,152 @@ def test_an_epoch_of_many_steps_waits_for_the_device_as_often_as_one_of_few(else
     few, many = (elsewhere(waits, small, tmp_path, batch_size, **options) for batch_size in (25, 5))
     assert few == many
     assert sum(few[0].values()) < 60
+
+
+def run(folder, cwd, device, *options):
+    """What a run from the command line in a folder comes to: its weights, and its test's figures."""
+    cwd.mkdir(exist_ok=True)
+    os.chdir(cwd)
+    where = (f"--accelerator={device}", *([f"--trainer.strategy={device}"] if device == "standin" else []))
+    quiet = ("--trainer.enable_progress_bar=false", "--trainer.log_every_n_steps=1")
+    cli = MNISTCLI([f"--data.data_dir={folder}", *where, *quiet, *options])
+    cli.fit()
+    weights = {name: value.numpy(force=True) for name, value in cli.model.net.state_dict().items()}
+    return weights | {name: value.numpy() for name, value in cli.test().items()}
+
+
+def equal(ours, theirs, **tolerance):
+    for name, value in ours.items():
+        np.testing.assert_allclose(theirs[name], value, **tolerance, err_msg=name)
+
+
+OPTIONS = ("--data.elastic=0.7", "--data.rotation=10", "--ema_decay=0.8", "--checkpoint.every_n_steps=3")
+LOGS = "lightning_logs/version_0"
+
+
+def test_a_run_on_the_device_is_resumed_exactly_with_its_dropout_and_no_point_of_its_curves_is_lost(
+    elsewhere, small, tmp_path
+):
+    options = (*OPTIONS, "--model.dropout=0.2")
+    whole = elsewhere(run, small, tmp_path / "whole", "standin", "--max_epochs=4", *options)
+    elsewhere(run, small, tmp_path / "parts", "standin", "--max_epochs=2", *options)
+    resumed = elsewhere(run, small, tmp_path / "parts", "standin", "--max_epochs=4", "--ckpt_path=last", *options)
+    equal(whole, resumed, rtol=0)
+    one, other = (scalars(tmp_path / name / LOGS) for name in ("whole", "parts"))
+    assert [step for step, _ in one["train/loss_step"]] == list(range(4 * 5))
+    assert one["train/loss_step"] == other["train/loss_step"]
+    assert one["val/loss"] == other["val/loss"]
+
+
+@pytest.mark.parametrize("devices", [("cpu", "standin"), ("standin", "cpu")], ids="-".join)
+def test_a_run_begun_on_one_device_goes_on_on_the_other_to_the_same_end(elsewhere, small, tmp_path, devices):
+    whole = elsewhere(run, small, tmp_path / "whole", "cpu", "--max_epochs=4", *OPTIONS)
+    elsewhere(run, small, tmp_path / "parts", devices[0], "--max_epochs=2", *OPTIONS)
+    ended = elsewhere(run, small, tmp_path / "parts", devices[1], "--max_epochs=4", "--ckpt_path=last", *OPTIONS)
+    equal(whole, ended, rtol=1e-3, atol=1e-5)
+    one, other = (scalars(tmp_path / name / LOGS) for name in ("whole", "parts"))
+    assert one.keys() == other.keys()
+    for name in one.keys() & {"train/loss_step", "lr", "train/loss", "val/loss"}:
+        np.testing.assert_allclose(other[name], one[name], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def answers(device, folder, paths):
+    """What one checkpoint and an ensemble of all answer on a device, and how they test."""
+    checkpoints = [read_checkpoint(path) for path in paths]
+    options = {} if device == "cpu" else STANDIN
+    both = {}
+    for name, model in (("one", checkpoints[0].classifier()), ("all", load_ensemble(checkpoints))):
+        trainer, data = quiet_trainer(**options), MNISTDataModule(str(folder), eval_batch_size=30)
+        trainer.test(model, data, verbose=False)
+        assert {value.device.type for value in model.test_results.values()} == {"cpu"}  # nobody has to wait again
+        both |= {f"{name} {figure}": value.numpy() for figure, value in model.test_results.items()}
+        both[name] = torch.cat([part.cpu() for part in trainer.predict(model, data)]).numpy()
+        model.to(device)
+        both[f"{name}, from NumPy"] = model.predict(data.test_set.tensors[0].numpy())[1]
+    return both
+
+
+def test_checkpoints_and_ensembles_answer_and_test_alike_on_both_devices(elsewhere, small, tmp_path):
+    for device in ("cpu", "standin"):
+        elsewhere(run, small, tmp_path / device, device, "--max_epochs=1", "--model.deslant=true")
+    paths = [tmp_path / device / LOGS / "checkpoints/best.ckpt" for device in ("cpu", "standin")]
+    here, there = (elsewhere(answers, device, small, paths) for device in ("cpu", "standin"))
+    assert {"one", "all", "one accuracy", "all confusion_matrix"} < here.keys() == there.keys()
+    equal(here, there, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(here["one"], here["one, from NumPy"], rtol=1e-4)
+
+
+def test_metrics_that_need_no_wait_are_torchmetrics_own():
+    logits, labels = torch.rand(7, 20, 5), torch.randint(0, 5, (7, 20))
+    ours, theirs = ConfusionMatrix(5), MulticlassConfusionMatrix(5)
+    mean, its = Mean(), MeanMetric()
+    for scores, true in zip(logits, labels, strict=True):
+        for matrix in (ours, theirs):
+            matrix.update(scores, true)
+        for metric in (mean, its):
+            metric.update(scores.flatten(), weight=3.0)
+    assert torch.equal(ours.compute(), theirs.compute())
+    assert torch.equal(mean.compute(), its.compute())
+    mean.update(torch.tensor([torch.nan]))
+    assert mean.compute().isnan()
+
+
+def test_several_devices_are_offered_and_one_is_used(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lightning.pytorch.accelerators.CPUAccelerator.auto_device_count", staticmethod(lambda: 8))
+    run(small, tmp_path, "cpu", "--max_epochs=1", "--plots.every_n_epochs=0")
+    assert "device  cpu, 1 process; --devices 8 trains on all 8\n" in capsys.readouterr().out
+
+
+def test_a_record_says_which_device_and_which_versions_of_its_libraries(monkeypatch):
+    for name, value in {
+        "torch.cuda.get_device_name": lambda device: "NVIDIA A100",
+        "torch.xpu.get_device_name": lambda device: "Intel Max 1550",
+        "torch.backends.mps.get_name": lambda: "Apple M3",
+        "torch.backends.cudnn.version": lambda: 90100,
+        "torch.utils.collect_env.get_nvidia_driver_version": lambda run: "550.54.15",
+        "torch.version.cuda": "12.4",
+    }.items():
+        monkeypatch.setattr(name, value)
+    versions = {"cuda": "12.4", "cudnn": 90100, "driver": "550.54.15"}
+    assert identity(torch.device("cuda", 0)) == {"device": "NVIDIA A100", **versions}
+    assert identity(torch.device("xpu")) == {"device": "Intel Max 1550"}
+    assert identity(torch.device("mps")) == {"device": "Apple M3"}
+
+
+def trained_by_a_script(folder, cwd, *options):
+    """The folder of a run, and the weights of its best epoch."""
+    ok(Script("train.py", f"--data.data_dir={folder}", "--max_epochs=4", *options, cwd=cwd, real=True).result())
+    checkpoint = torch.load(cwd / LOGS / "checkpoints/best.ckpt", map_location="cpu", weights_only=True)
+    return {name: value.numpy() for name, value in checkpoint["state_dict"].items() if name.startswith("net.")}
+
+
+GPU = ("--accelerator=gpu", "--trainer.deterministic=true")
+needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.mark.gpu
+@needs_a_gpu
+@pytest.mark.parametrize("options", [(), OPTIONS[:3], ("--model.net=lenet5",), ("--model.scheduler=onecycle",)])
+def test_a_gpu_trains_to_the_weights_of_the_cpu(small, tmp_path_factory, options):
+    here, there = (tmp_path_factory.mktemp(device) for device in ("cpu", "gpu"))
+    exact = (*options, "--model.optimizer=sgd", "--model.lr=0.01")
+    ours, theirs = (
+        trained_by_a_script(small, cwd, *device, *exact)
+        for cwd, device in ((here, ["--accelerator=cpu"]), (there, GPU))
+    )
+    equal(ours, theirs, rtol=0.02, atol=1e-3)  # convolutions of another library, in TF32
+    record = json.loads((there / LOGS / "environment.json").read_text())
+    assert record["device"] == torch.cuda.get_device_name()
+    assert record["cudnn"] and record["driver"]
+
+
+@pytest.mark.gpu
+@needs_a_gpu
+def test_a_run_on_a_gpu_is_resumed_exactly_and_its_checkpoint_tests_on_both(small, tmp_path_factory):
+    whole, parts = (tmp_path_factory.mktemp(name) for name in ("whole", "parts"))
+    options = (*GPU, *OPTIONS, "--model.dropout=0.2")
+    expected = trained_by_a_script(small, whole, *options)
+    trained_by_a_script(small, parts, *options, "--max_epochs=2")
+    equal(expected, trained_by_a_script(small, parts, *options, "--ckpt_path=last"), rtol=0)
+    for device in ("cpu", "gpu"):
+        ok(Script("test.py", whole / LOGS, f"--accelerator={device}", cwd=whole, real=True).result())

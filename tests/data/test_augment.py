@@ -78,6 +78,13 @@ def test_double_precision_gives_the_same_images():
     assert torch.allclose(distorted(images, **STRONG).double(), distorted(images.double(), **STRONG), rtol=0, atol=1e-4)
 
 
+def test_bfloat16_images_are_read_at_exact_places():
+    images = noise(50).bfloat16()
+    result = distorted(images, **STRONG)
+    assert result.dtype == torch.bfloat16
+    assert torch.allclose(result.float(), distorted(images.float(), **STRONG), rtol=0, atol=1 / 256)
+
+
 def test_a_distortion_is_a_function_of_seed_epoch_and_step():
     images = noise(8)
     torch.manual_seed(1)

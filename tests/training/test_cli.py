@@ -23,6 +23,7 @@ BAD_OPTIONS = [
     (["--data.val_size", "600"], ["600 of 600"]),
     (["--data.val_size", "1.5"], ["val_size", "1.5"]),
     (["--trainer.max_epochs", "x"], ["--trainer.max_epochs", "got x"]),
+    (["--trainer.precision", "16-true"], ["expected --trainer.precision", "got 16-true; 16-mixed and bf16-true do"]),
     (["--trainer.accelerator", "abacus"], ["abacus", "cpu"]),
     (["--trainer.limit_test_batches", "0"], ["expected no --trainer.limit_test_batches"]),
     (["--seed_everything", "-1"], ["--seed_everything: expected from 0 to below 4294967296, got -1"]),
