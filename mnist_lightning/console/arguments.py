@@ -2,9 +2,11 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import NoReturn
 
 from mnist_lightning.errors import UserError
@@ -21,17 +23,31 @@ class Arguments(argparse.ArgumentParser):
 def one_line(extra: str | None = None) -> Iterator[None]:
     """Turns what the user got wrong into a line on standard error and exit code 2. Bugs keep their traceback.
 
+    Ctrl-C ends with 130, and `| head`, which wants no more, with 141; both without a word.
+
     Args:
         extra: What installs a package that is missing.
     """
+    if isinstance(sys.stdout, TextIOWrapper):  # a name that a terminal's encoding lacks is escaped, as in errors
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
         sys.stdout.flush()
-    except BrokenPipeError:  # of `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except (UserError, OSError, ModuleNotFoundError) as error:
-        if isinstance(error, ModuleNotFoundError) and not extra:
-            raise
-        needs = f'this needs {error.name}; run pip install -e ".[{extra}]"' if isinstance(error, ImportError) else error
-        print("error:", " ".join(str(needs).split()), file=sys.stderr)
+        message = str(error)
+        if isinstance(error, ModuleNotFoundError):
+            if not extra:
+                raise
+            message = f'this needs {error.name}; run pip install -e ".[{extra}]"'
+        if isinstance(error, OSError) and error.filename is not None:
+            path = os.fsdecode(error.filename)
+            message = f"cannot use {path}: {error.strerror}; check that it is there, may be written and has room"
+        print("error:", " ".join(message.split()), file=sys.stderr)
         raise SystemExit(2) from None
+    except (KeyboardInterrupt, SystemExit) as end:
+        if KeyboardInterrupt not in (type(end), type(end.__context__)):
+            raise
+        raise SystemExit(128 + signal.SIGINT) from None  # where Lightning ends with 1

@@ -1,16 +1,15 @@
 """What a script's console says when something is wrong: one line, an exit code, nothing that only developers need."""
 
 import logging
-import os
-import signal
-import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import Logger
 
+from mnist_lightning.console.arguments import one_line
 from mnist_lightning.errors import UserError
 from mnist_lightning.traced import UntraceableError
 
@@ -22,7 +21,7 @@ def trainer_errors() -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (ValueError, MisconfigurationException) as error:
+    except (ValueError, TypeError, MisconfigurationException) as error:
         message = f"the Trainer refuses these options: {error}"
         if "gpu backend" in str(error):
             message = "expected a GPU for --accelerator gpu, but found none; use --accelerator cpu or auto"
@@ -43,21 +42,25 @@ def class_errors() -> Iterator[None]:
         raise UserError(str(cause)) from error
 
 
+def begin_loggers(loggers: Sequence[Logger]) -> None:
+    """Has the user's loggers begin before the run has a folder: some fail only then, for want of a login, say."""
+    for logger in loggers:
+        try:
+            logger.experiment  # type: ignore[attr-defined]  # noqa: B018  # what it makes then it keeps
+        except Exception as error:  # another package's
+            reason = " ".join(str(error).split())
+            raise UserError(f"{type(logger).__name__} cannot begin ({reason}); see its manual") from error
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns what the user got wrong into a line on standard error and exit code 2. Bugs keep their traceback."""
+    """Does what :func:`one_line` does, for what Lightning and a trace complain of too."""
     quiet()
-    try:
-        yield
-    except (UserError, UntraceableError, MisconfigurationException, OSError) as error:
-        message = str(error)
-        if isinstance(error, OSError) and error.filename is not None:
-            path = os.fsdecode(error.filename)
-            message = f"cannot use {path}: {error.strerror}; check that it is there, may be written and has room"
-        print("error:", " ".join(message.split()), file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        raise SystemExit(128 + signal.SIGINT) from None
+    with one_line():
+        try:
+            yield
+        except (UntraceableError, MisconfigurationException) as error:
+            raise UserError(str(error)) from error
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:

@@ -2,9 +2,11 @@
 
 import argparse
 import re
+import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from jsonargparse import DefaultHelpFormatter
+from jsonargparse import DefaultHelpFormatter, Namespace
 from jsonargparse.typing import restricted_number_type
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -94,6 +96,15 @@ class Parser(LightningArgumentParser):
         finally:
             for action, text in hidden.items():
                 action.help = text
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *more: Any, **options: Any
+    ) -> Namespace:
+        """Refuses a name that no configuration, page or curve could hold."""
+        for word in sys.argv[1:] if args is None else args:
+            if any("\ud800" <= character <= "\udfff" for character in word):  # bytes that are no UTF-8
+                raise UserError(f"expected a name in UTF-8, got {word!r}; rename it")
+        return super().parse_args(args, *more, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Replaces jsonargparse's usage and message by a UserError."""

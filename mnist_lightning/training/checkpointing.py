@@ -75,8 +75,8 @@ class Stopped(Exception):  # noqa: N818  # not an error: it did what it was aske
 class LastCheckpoint(callbacks.Checkpoint):
     """Keeps last.ckpt, the newest state of the run: at each epoch's end, when asked to stop, and between.
 
-    A first Ctrl-C or SIGTERM finishes the training step in hand, saves and raises :class:`Stopped`; a second one ends
-    the process at once.
+    A first Ctrl-C, SIGTERM or SIGHUP (the terminal was closed) finishes the training step in hand, saves and raises
+    :class:`Stopped`; a second one ends the process at once.
 
     Args:
         every_n_steps: Optimizer steps from one save to the next within an epoch; 0 saves at its end only.
@@ -87,14 +87,15 @@ class LastCheckpoint(callbacks.Checkpoint):
     """
 
     works_with_chunks = True  # it has them end where it saves
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self, every_n_steps: int = 0, every_n_minutes: float = 0.0) -> None:
         if every_n_steps < 0 or every_n_minutes < 0:
             raise UserError("expected --checkpoint.every_n_steps and every_n_minutes to be at least 0; 0 switches off")
         self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
         self._signum = self._stopped_by = 0
-        self._cut_short = False
+        self._cut_short = self._postponed = False
+        self._terminals: list[int] = []
         self._handlers: dict[int, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -108,7 +109,9 @@ class LastCheckpoint(callbacks.Checkpoint):
         self._saved_at = time.monotonic()
         if trainer.world_size > 1:  # of the CPUs: NCCL's would have each step wait for the GPUs
             self._group = distributed.new_group(backend="gloo")
-        self._handlers = {signum: signal.signal(signum, self._note) for signum in self.SIGNALS}
+        self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
+        signals = self.SIGNALS[: 2 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else 3]  # nohup ignores it
+        self._handlers = {signum: signal.signal(signum, self._note) for signum in signals}
 
     def on_train_batch_start(self, *_: Any) -> None:
         self._stop()  # not at the end of the one before: Lightning logs after that
@@ -124,6 +127,13 @@ class LastCheckpoint(callbacks.Checkpoint):
         # an epoch that --trainer.max_steps or max_time cuts short is resumed where it was cut
         self._cut_short = trainer.should_stop or trainer.global_step == trainer.max_steps
         if due or self._stopped_by or self._cut_short:
+            self._postponed = _validates_next(trainer)  # a state from before that would be resumed without it
+            if not self._postponed:
+                self._save(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._postponed:
+            self._postponed = False
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -152,8 +162,10 @@ class LastCheckpoint(callbacks.Checkpoint):
 
     def _note(self, signum: int, frame: Any) -> None:
         self._signum = signum
-        for each in self.SIGNALS:
+        for each in self._handlers:
             signal.signal(each, signal.SIG_DFL)
+        for descriptor in self._terminals if signum == signal.SIGHUP else []:  # to print there is an error now
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
     def _asked_to_stop(self, trainer: L.Trainer) -> int:
         """Returns the number of the signal that any of the processes got, or 0; all get the same answer."""
@@ -167,3 +179,13 @@ class LastCheckpoint(callbacks.Checkpoint):
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
         self._handlers = {}
+
+
+def _validates_next(trainer: L.Trainer) -> bool:
+    """Tells whether a validation is due after this step, and not for the reason that training stops with it."""
+    stops, trainer.should_stop = trainer.should_stop, False
+    loop = trainer.fit_loop
+    try:
+        return bool(loop._data_fetcher and loop.epoch_loop._should_check_val_fx(loop._data_fetcher))
+    finally:
+        trainer.should_stop = stops

@@ -1,19 +1,20 @@
 """The experiment: a LightningCLI that builds classifier, data and trainer from the command line, and runs them."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning_utilities.core.rank_zero import rank_zero_only
 from torch import Tensor
 
-from mnist_lightning.console.messages import class_errors, trainer_errors
+from mnist_lightning.console.messages import begin_loggers, class_errors, trainer_errors
 from mnist_lightning.console.parser import Parser, Seed
 from mnist_lightning.console.terminal import command
 from mnist_lightning.data.datamodule import MNISTDataModule
@@ -116,11 +117,14 @@ class MNISTCLI(LightningCLI):
             kwargs["log_every_n_steps"] = None  # which it refuses, and this is the default here
         with trainer_errors():
             steps = StepsPerExecution(self.config_init.steps_per_execution)
-            return super().instantiate_trainer(
+            trainer = super().instantiate_trainer(
                 callbacks=[steps, *_as_list(config.callbacks), *self._callbacks(config)],
                 plugins=[*_as_list(config.plugins), AtomicCheckpointIO()],
                 **kwargs,
             )
+        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):  # what it trained stays in its processes
+            raise UserError(f"expected --trainer.strategy ddp, or one that starts scripts too, got {config.strategy}")
+        return trainer
 
     def _callbacks(self, config: Any) -> list[Callback]:
         """What hangs on each run, besides what the user asks for."""
@@ -157,7 +161,7 @@ class MNISTCLI(LightningCLI):
         theirs = self.trainer.logger
         if isinstance(theirs, TensorBoardLogger) and not checkpoint and Path(theirs.log_dir, "config.yaml").is_file():
             raise UserError(f"{theirs.log_dir}: expected a new folder, got another run's; give another logger.version")
-        _begin(self.trainer.loggers)
+        begin_loggers(self.trainer.loggers)
         if self._own_logger:
             if checkpoint and resumes_its_run(checkpoint.path):
                 run = run_of(checkpoint.path)
@@ -205,6 +209,8 @@ class MNISTCLI(LightningCLI):
                 self.config.ckpt_path = None  # what repeats this run begins at the start too
         elif path and self._configs:
             path = next((place for place in places(path, *self._configs) if place.is_file()), path)
+        if path is None and SLURMEnvironment.detect():  # of a requeued job: Lightning would load it without a check
+            path = self.trainer._checkpoint_connector._hpc_resume_path
         if path is None:
             return None
         newest = Path(path, LAST)  # of a run's folder
@@ -230,16 +236,6 @@ class MNISTCLI(LightningCLI):
 
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def _begin(loggers: Sequence[Logger]) -> None:
-    """Has the user's loggers begin before the run has a folder: some fail only then, for want of a login, say."""
-    for logger in loggers:
-        try:
-            logger.experiment  # type: ignore[attr-defined]  # noqa: B018  # what it makes then it keeps
-        except Exception as error:  # another package's
-            reason = " ".join(str(error).split())
-            raise UserError(f"{type(logger).__name__} cannot begin ({reason}); see its manual") from error
 
 
 def evaluate(

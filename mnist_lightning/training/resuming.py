@@ -112,6 +112,10 @@ class CheckedStates(L.Callback):
         UserError: The run and its schedule do not fit.
     """
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Converts the module now: Lightning would after the weights are restored, those of 64-true through float32."""
+        trainer.precision_plugin.convert_module(pl_module)
+
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Counts the steps of a run from before 0.2, which called its optimizer by hand, where they are counted now."""
         if trainer.state.fn == TrainerFn.FITTING:

@@ -114,7 +114,7 @@ def config_of(run: Path) -> Mapping[str, Any]:
     """Returns what a run's config.yaml says; nothing where it cannot be read."""
     try:
         config = yaml.safe_load((run / "config.yaml").read_text())
-    except (OSError, yaml.YAMLError):
+    except (OSError, ValueError, yaml.YAMLError):  # ValueError: it is not UTF-8
         return {}
     return config if isinstance(config, dict) else {}
 
@@ -232,14 +232,17 @@ def _environment(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, 
         "seed": torch.initial_seed(),
         "dataset": data.dataset_name,
         **{f"dataset_{name}": value for name, value in data.state_dict().items() if name != "name"},
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(Path(__file__)),
     }
 
 
-def _git_commit() -> str | None:
-    """Returns the commit of this code, with a plus sign when files were changed since, or None outside of git."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+def git_commit(code: Path) -> str | None:
+    """Returns the commit of a file of code, with a plus sign when files were changed since, or None outside of git."""
+    git = ["git", "-C", str(code.parent)]
+    mine = [*git, "ls-files", "--error-unmatch", code.name]  # or it is installed within a repository of others
+    commit = [*git, "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
     try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        subprocess.run(mine, capture_output=True, check=True)
+        return subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

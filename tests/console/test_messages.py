@@ -1,5 +1,9 @@
 """What the user got wrong ends in a line and exit code 2; bugs keep their traceback."""
 
+import io
+import os
+import sys
+
 import pytest
 
 from mnist_lightning.console import messages
@@ -38,10 +42,40 @@ def test_a_bug_keeps_its_traceback(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_ctrl_c_ends_without_a_word(capsys):
+@pytest.mark.parametrize("as_lightning_does", [False, True])
+def test_ctrl_c_ends_without_a_word(capsys, as_lightning_does):
     with pytest.raises(SystemExit) as end, messages.one_line_errors():
-        raise KeyboardInterrupt
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            if as_lightning_does:
+                sys.exit(1)
+            raise
     assert (end.value.code, *capsys.readouterr()) == (130, "", "")
+
+
+def test_another_exit_keeps_its_code():
+    with pytest.raises(SystemExit, match="143"), messages.one_line_errors():
+        raise SystemExit(143)
+
+
+def test_who_wants_no_more_lines_ends_it_without_a_word(capsys, monkeypatch):
+    reads, writes = os.pipe()
+    os.close(reads)
+    with open(writes, "w") as pipe:  # noqa: PTH123
+        monkeypatch.setattr(sys, "stdout", pipe)
+        with pytest.raises(SystemExit, match="141"), messages.one_line_errors():
+            print("what nobody reads")
+        print("nor this, as the process ends", flush=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_name_that_a_terminals_encoding_lacks_is_escaped(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with messages.one_line_errors():
+        print("Ziffern für alle")
+    assert terminal.buffer.getvalue() == b"Ziffern f\\xfcr alle\n"
 
 
 @pytest.mark.parametrize(

@@ -1,84 +1,43 @@
-"""Runs that are killed, stopped, spread over processes or short of disk. Real processes, real signals."""
+"""Runs that are killed or stopped, and resumed as if they had not been. Real signals."""
 
 import hashlib
 import json
 import os
 import random
-import resource
-import shutil
+import re
 import signal
 import subprocess
 import sys
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import lightning.pytorch as L
 import pytest
 import torch
 import yaml
-from helpers import ROOT, Script, ok, refused, run_script, scalars, write_dataset
+from helpers import ROOT, Script, ok, refused, run_script, scalars
+from runs import (
+    DISTORTED,
+    FIRST,
+    LAST,
+    OPTIONS,
+    StopsItself,
+    assert_same_run,
+    equal,
+    finished,
+    ignoring_that_the_run_was_begun,
+    start,
+    state,
+    stopped,
+    train_and_test,
+)
 
 from mnist_lightning.data.format import FILES, find
 from mnist_lightning.data.idx import read_idx
 from mnist_lightning.errors import UserError
-from mnist_lightning.reporting import report
 from mnist_lightning.training.cli import MNISTCLI
-from mnist_lightning.training.run_folder import new_run
-
-OPTIONS = ("--data.batch_size=16", "--model.dropout=0.3", "--steps_per_execution=8", "--accelerator=cpu")
-OPTIONS += ("--model.hidden=[400,200]", "--model.step_size=20", "--checkpoint.every_n_steps=10")
-LAST = "checkpoints/last.ckpt"
-
-
-FIRST = r"epoch +1/"  # an epoch is over, and its checkpoints are written
-
-
-def start(cwd, dataset, *options, until=FIRST, **how):
-    """Starts a run of 35 steps to the epoch, and returns when it has printed something (or has ended)."""
-    return Script("train.py", "--data.data_dir", dataset, *OPTIONS, *options, cwd=cwd, **how).wait_for(until)
-
-
-def stopped(script, signum):
-    """Sends a signal, waits for the end, and returns the exit code and what was printed."""
-    result = script.send_signal(signum).result()
-    assert result.stderr == ""
-    return result.returncode, result.stdout
-
-
-def finished(script):
-    """Waits for the end of a run that has nothing to complain of."""
-    return ok(script.result())
-
-
-def state(run):
-    return torch.load(run / LAST, weights_only=True)
-
-
-def equal(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a == b
-
-
-def assert_same_run(first, second):
-    """The same weights, optimizer, schedule and random state, bit for bit; the same curves, and no step twice."""
-    a, b = state(first), state(second)
-    for part in ("state_dict", "optimizer_states", "lr_schedulers", "rng_state", "global_step", "epoch"):
-        assert equal(a[part], b[part]), part
-    one, other = scalars(first), scalars(second)
-    for name in ("train/loss_step", "train/accuracy", "train/loss", "val/accuracy", "val/loss", "test/accuracy"):
-        steps = [step for step, _ in other[name]]
-        assert steps == sorted(set(steps)), name
-        assert one[name] == other[name], name
-    results = [json.loads((run / "test" / "metrics.json").read_text()) for run in (first, second)]
-    assert min(result["training"].pop("seconds") for result in results) > 0
-    assert results[0] == results[1]
+from mnist_lightning.training.run_folder import git_commit, is_run_of
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +83,7 @@ def test_a_run_asked_to_stop_saves_says_how_to_go_on_and_goes_on_exactly(dataset
     run = tmp_path / "lightning_logs" / "version_0"
     assert f"stopped by {signal.Signals(signum).name} at optimizer step {state(run)['global_step']:,}" in out
     resume = out.strip().splitlines()[-1].split()
-    assert resume[:2] == ["python", "scripts/train.py"]
+    assert Path(resume[1]).name == "train.py"
     ok(run_script("train.py", *resume[2:], cwd=tmp_path))
     assert [path.name for path in run.parent.iterdir()] == ["version_0"]
     assert_same_run(whole, run)
@@ -183,37 +142,7 @@ def test_last_begins_from_the_start_when_there_is_nothing_of_this_experiment(dat
     assert len(list(tmp_path.glob("lightning_logs/*"))) == 2
 
 
-DISTORTED = ("--data.elastic=0.7", "--data.rotation=10", "--model.scheduler=onecycle")
 CONVNET = ("--model.net=convnet", "--model.channels=[4,4]", "--model.hidden=[16]")
-
-
-# what the scripts silence too: see quiet() in console.py
-ignoring_that_the_run_was_begun = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
-
-
-class StopsItself(L.Callback):
-    """Has the process ask itself to stop, as a chunk begins: the same moment each time."""
-
-    works_with_chunks = True
-
-    def __init__(self, chunk):
-        self.left = chunk
-
-    def on_train_batch_start(self, *_):
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-def train_and_test(run, dataset, *options, stop=0):
-    """What train.py does, in this process: three epochs of nine chunks, on in its folder if there is one."""
-    cli = MNISTCLI([f"--data.data_dir={dataset}", *OPTIONS, "--max_epochs=3", *options])
-    cli.trainer.callbacks.append(StopsItself(stop))
-    cli.fit(run)
-    training = cli.training
-    data = cli.datamodule
-    results = report.metrics(cli.test(), data.dataset_name, data.test_sha256)
-    report.write_json(results | {"training": training}, run / "test")
 
 
 @pytest.fixture(scope="module", params=[DISTORTED, CONVNET], ids=["distorted-onecycle", "batch norm"])
@@ -307,52 +236,6 @@ def test_checkpoints_come_every_so_many_minutes_too(dataset, tmp_path, minutes, 
     assert state(tmp_path / "run")["global_step"] == 35
 
 
-def test_a_full_disk_ends_in_a_line(dataset, tmp_path):
-    refused(start(tmp_path, dataset, "--max_epochs=2", max_file_size=800_000).result(), "cannot use", ".ckpt")
-
-
-def test_a_disk_that_fills_up_leaves_the_last_checkpoint_whole(dataset, tmp_path):
-    script = start(tmp_path, dataset, "--max_epochs=2000")
-    resource.prlimit(script.pid, resource.RLIMIT_FSIZE, (800_000, 800_000))
-    refused(script.result(), "cannot use", ".ckpt")
-    run = tmp_path / "lightning_logs" / "version_0"
-    step = state(run)["global_step"]
-    assert [path.name for path in (run / "checkpoints").iterdir() if path.suffix != ".ckpt"] == []
-    options = ("--config", run / "config.yaml", "--max_epochs", step // 35 + 2, "--ckpt_path=last")
-    ok(run_script("train.py", *options, cwd=tmp_path))
-
-
-def test_a_run_whose_folder_vanishes_ends_in_a_line(dataset, tmp_path):
-    script = start(tmp_path, dataset, "--max_epochs=2000")
-    (tmp_path / "lightning_logs" / "version_0").rename(tmp_path / "elsewhere")
-    refused(script.result(), "lightning_logs/version_0")
-    state(tmp_path / "elsewhere")
-
-
-def test_a_logs_folder_that_cannot_be_is_an_error(dataset, tmp_path):
-    (tmp_path / "file").touch()
-    refused(start(tmp_path, dataset, "--trainer.default_root_dir=file").result(), "file")
-
-
-def test_two_runs_at_once_get_a_folder_each_and_do_not_disturb_each_other(dataset, tmp_path):
-    options = ("--max_epochs=1", "--model.hidden=[32]")
-    both = [start(tmp_path, dataset, *options, until="") for _ in range(2)]
-    for script in both:
-        finished(script)
-    assert_same_run(tmp_path / "lightning_logs" / "version_0", tmp_path / "lightning_logs" / "version_1")
-
-
-def test_any_number_of_runs_at_once_get_a_folder_each(tmp_path):
-    together = threading.Barrier(8)
-
-    def one(_):
-        together.wait()
-        return new_run(tmp_path)
-
-    with ThreadPoolExecutor(8) as pool:
-        assert sorted(pool.map(one, range(8))) == [tmp_path / f"version_{number}" for number in range(8)]
-
-
 def test_a_run_records_what_its_numbers_depend_on(dataset, whole):
     record = json.loads((whole / "environment.json").read_text())
     assert record["torch"] == torch.__version__
@@ -363,84 +246,159 @@ def test_a_run_records_what_its_numbers_depend_on(dataset, whole):
     assert record["dataset_sha256"] == hashlib.sha256(data).hexdigest()
 
 
-@pytest.mark.parametrize("changed", [False, True])
-def test_a_run_records_the_commit_of_its_code(dataset, tmp_path, changed):
-    code = tmp_path / "code"
-    for folder in ("mnist_lightning", "scripts"):
-        shutil.copytree(ROOT / folder, code / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    git = ["git", "-C", code, "-c", "user.name=A", "-c", "user.email=a@example.com"]
-    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "All"]):
+def test_a_run_records_the_commit_of_its_code(whole):
+    record = json.loads((whole / "environment.json").read_text())
+    assert record["git_commit"] == git_commit(ROOT / "mnist_lightning" / "files.py")
+
+
+def test_the_commit_is_that_of_the_repository_that_the_code_belongs_to(tmp_path):
+    code, installed = (tmp_path / name / "it.py" for name in ("clone", "clone/.venv"))
+    installed.parent.mkdir(parents=True)
+    code.touch()
+    assert git_commit(code) is None
+    git = ["git", "-C", code.parent, "-c", "user.name=A", "-c", "user.email=a@example.com"]
+    for command in (["init", "-q"], ["add", "it.py"], ["commit", "-q", "-m", "All"]):
         subprocess.run([*git, *command], check=True)
+    installed.touch()
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    if changed:
-        (code / "mnist_lightning" / "errors.py").open("a").write("# changed")
-    command = [sys.executable, "-B", code / "scripts" / "train.py", "--data.data_dir", dataset, "--max_epochs=1"]
-    subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(code)}, check=True, capture_output=True)
-    record = json.loads((tmp_path / "lightning_logs" / "version_0" / "environment.json").read_text())
-    assert record["git_commit"] == head + "+" * changed
+    assert (git_commit(code), git_commit(installed)) == (head, None)
+    code.write_text("# changed")
+    assert (git_commit(code), git_commit(installed)) == (head + "+", None)
 
 
-DDP = ("--devices=2", "--trainer.strategy=ddp", "--steps_per_execution=auto")
+class TimeIsUp(L.Callback):
+    """What ``--trainer.max_time`` does, after a number of chunks."""
+
+    works_with_chunks = True
+
+    def __init__(self, chunks):
+        self.left = chunks
+
+    def on_train_batch_end(self, trainer, *_):
+        self.left -= 1
+        if self.left == 0:
+            trainer.should_stop = True
 
 
-@pytest.fixture(scope="module")
-def uneven(tmp_path_factory):
-    """Sizes that two processes cannot share evenly: 551 to train on in batches of 17, 50, and 101 in batches of 10."""
-    return write_dataset(tmp_path_factory.mktemp("uneven") / "digits", train=601, test=101)
+VALIDATED = ("--trainer.val_check_interval=7", "--steps_per_execution=auto")
 
 
-@pytest.mark.parametrize("more", [(), DISTORTED], ids=["", "distorted-onecycle"])
-def test_two_processes_train_and_test_like_one(uneven, tmp_path, more):
-    options = ("--data.data_dir", uneven, "--data.batch_size=17", "--data.eval_batch_size=10", "--accelerator=cpu")
-    options += ("--max_epochs=2", "--trainer.log_every_n_steps=1", *more)
-    for ddp in ((), DDP):
-        out = ok(Script("train.py", *options, *ddp, cwd=tmp_path, real=bool(ddp)).result())
-        assert out.count("test accuracy") == 1
-    one, two = (tmp_path / "lightning_logs" / f"version_{number}" for number in (0, 1))
-    assert sorted(path.name for path in tmp_path.glob("lightning_logs/*")) == ["version_0", "version_1"]
-    a, b = state(one), state(two)
-    assert a["global_step"] == b["global_step"] == 66
-    for name, weight in a["state_dict"].items():
-        if name.startswith("net."):
-            assert (weight - b["state_dict"][name]).norm() <= 1e-5 * weight.norm()
-    logged, again = scalars(one), scalars(two)
-    for name in ("train/loss_step", "train/loss", "train/accuracy", "val/loss", "val/accuracy"):
-        assert [step for step, _ in logged[name]] == [step for step, _ in again[name]]
-        assert [value for _, value in again[name]] == pytest.approx([value for _, value in logged[name]], rel=1e-4)
-    first, second = (json.loads((run / "test" / "metrics.json").read_text()) for run in (one, two))
-    assert first["confusion_matrix"] == second["confusion_matrix"]
-    assert (first["num_samples"], second["num_samples"]) == (101, 101)
+@ignoring_that_the_run_was_begun
+@pytest.mark.parametrize(
+    ("options", "stops"),
+    [
+        (("--trainer.precision=64-true",), StopsItself(12)),
+        (VALIDATED, StopsItself(43)),  # as the 43rd step begins; the 42nd was followed by a validation
+        ((*VALIDATED, "--checkpoint.every_n_steps=0"), StopsItself(42)),  # before a validation that is due
+        ((), TimeIsUp(12)),
+        (VALIDATED, TimeIsUp(42)),
+    ],
+    ids=["64-true", "validated", "to be validated", "time", "time, validated"],
+)
+def test_nothing_is_lost_where_a_run_is_stopped(dataset, tmp_path, options, stops):
+    def train(name, *callbacks):
+        cli = MNISTCLI([f"--data.data_dir={dataset}", *OPTIONS, "--max_epochs=2", *options])
+        cli.trainer.callbacks[:0] = callbacks
+        cli.fit(tmp_path / name)
+
+    train("whole")
+    with suppress(SystemExit):
+        train("stopped", stops)
+    assert 35 < state(tmp_path / "stopped")["global_step"] < 70
+    train("stopped")
+    whole, resumed = state(tmp_path / "whole"), state(tmp_path / "stopped")
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "rng_state", "global_step", "epoch", "history"):
+        assert equal(whole[part], resumed[part]), part
 
 
-def test_a_process_that_dies_ends_the_run_with_an_error(uneven, tmp_path):
-    script = start(tmp_path, uneven, "--max_epochs=2000", *DDP, real=True)
-    children = subprocess.run(["pgrep", "-P", str(script.pid)], capture_output=True, text=True, check=True)
-    os.kill(int(children.stdout), signal.SIGKILL)
-    result = script.result()
-    assert result.returncode != 0
-    assert result.stderr.strip()
+IN_A_TERMINAL = """
+import os, runpy, sys
+terminal = sys.argv.pop(1)
+os.setsid()
+descriptor = os.open(terminal, os.O_RDWR)  # which is the session's terminal now
+os.dup2(descriptor, 1), os.dup2(descriptor, 2)
+sys.stdout = open(1, "w", closefd=False)
+sys.argv[0] = sys.argv.pop(1)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
-def test_ctrl_c_stops_all_processes_and_saves(uneven, tmp_path):
-    code, out = stopped(start(tmp_path, uneven, "--max_epochs=2000", *DDP, real=True), signal.SIGINT)
-    assert code == 130
-    assert out.count("stopped by SIGINT") == 1
-    run = tmp_path / "lightning_logs" / "version_0"
-    step = state(run)["global_step"]
-    assert step > 0
-    epochs = step // 35 + 1
-    options = ("--config", run / "config.yaml", "--max_epochs", epochs, "--ckpt_path=last")
-    ok(Script("train.py", *options, cwd=tmp_path, real=True).result())
-    assert state(run)["global_step"] == 35 * epochs
-    assert [path.name for path in run.parent.iterdir()] == ["version_0"]
+def test_a_run_whose_terminal_is_closed_saves(dataset, tmp_path):
+    (tmp_path / "terminal.py").write_text(IN_A_TERMINAL)
+    ours, its = os.openpty()
+    options = ("--data.data_dir", dataset, *OPTIONS, "--max_epochs=2000")
+    script = Script(tmp_path / "terminal.py", os.ttyname(its), ROOT / "scripts" / "train.py", *options, cwd=tmp_path)
+    printed = b""
+    while not re.search(FIRST, printed.decode(errors="ignore")):
+        printed += os.read(ours, 1000)
+    os.close(its)
+    os.close(ours)
+    assert script.result().returncode == 129
+    assert state(tmp_path / "lightning_logs" / "version_0")["global_step"] > 35
 
 
-@pytest.mark.slow
-def test_torchrun_starts_the_processes_too(uneven, tmp_path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    options = ["--data.data_dir", uneven, "--accelerator=cpu", *DDP, "--max_epochs=1"]
-    command = [*launcher, ROOT / "scripts" / "train.py", *options]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("cpu, 2 processes") == result.stdout.count("test accuracy") == 1
-    assert [path.name for path in tmp_path.glob("lightning_logs/*")] == ["version_0"]
+class HangsUp(L.Callback):
+    works_with_chunks = True
+
+    def on_train_batch_start(self, *_):
+        signal.raise_signal(signal.SIGHUP)
+
+
+def test_a_run_that_shall_outlive_its_terminal_does(dataset, tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
+    try:
+        cli = MNISTCLI([f"--data.data_dir={dataset}", *OPTIONS, "--max_epochs=1"])
+        cli.trainer.callbacks.append(HangsUp())
+        cli.fit(tmp_path / "run")
+        assert state(tmp_path / "run")["global_step"] == 35
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+CTRL_C_IN_THE_TEST = """
+import signal, sys
+import lightning.pytorch as L
+from mnist_lightning.console.messages import one_line_errors
+from mnist_lightning.training.cli import MNISTCLI
+
+class Interrupts(L.Callback):
+    def on_test_batch_start(self, *_):
+        signal.raise_signal(signal.SIGINT)
+
+with one_line_errors():
+    cli = MNISTCLI(sys.argv[1:])
+    cli.trainer.callbacks.append(Interrupts())
+    cli.test()
+"""
+
+
+def test_ctrl_c_in_the_test_ends_as_in_training(dataset, tmp_path):
+    (tmp_path / "interrupted.py").write_text(CTRL_C_IN_THE_TEST)
+    options = (f"--data.data_dir={dataset}", "--trainer.logger=false", "--trainer.enable_checkpointing=false")
+    result = run_script(tmp_path / "interrupted.py", *options, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (130, "")
+
+
+def test_a_config_that_is_no_text_is_no_run_of_this_experiment(tmp_path):
+    (tmp_path / "config.yaml").write_bytes(b"seed_everything: \xff")
+    assert not is_run_of(tmp_path, {"seed_everything": 0})
+
+
+def test_what_a_requeued_job_left_is_loaded_with_the_checks(dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    slurm = {
+        "NTASKS": 1,
+        "NTASKS_PER_NODE": 1,
+        "JOB_NAME": "digits",
+        "JOB_ID": 1,
+        "PROCID": 0,
+        "LOCALID": 0,
+        "NODEID": 0,
+    }
+    for name, value in slurm.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    torch.save({"state_dict": {}}, "hpc_ckpt_3.ckpt")
+    with pytest.raises(UserError, match=r"hpc_ckpt_3.ckpt: expected a checkpoint of this project"):
+        MNISTCLI([f"--data.data_dir={dataset}", "--accelerator=cpu"]).fit()
+    assert [path.name for path in tmp_path.iterdir()] == ["hpc_ckpt_3.ckpt"]
