@@ -15,8 +15,6 @@ from contextlib import contextmanager
 
 from mnist_lightning.console.imports import import_lightning
 
-SPINS = {"GOMP_SPINCOUNT": "1000"}
-
 
 @contextmanager
 def importing() -> Iterator[None]:
@@ -25,8 +23,7 @@ def importing() -> Iterator[None]:
     Lightning is imported first, without what it does not need, and OpenMP's threads are told to wait quietly.
     """
     if "OMP_WAIT_POLICY" not in os.environ:  # the user's own word on it
-        for name, turns in SPINS.items():
-            os.environ.setdefault(name, turns)
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # GNU's, which PyTorch for Linux brings
     gc.disable()
     interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
