@@ -13,6 +13,7 @@ with importing():
     from mnist_lightning.data.augment import Distortion
     from mnist_lightning.data.datamodule import MNISTDataModule
     from mnist_lightning.data.download import DEFAULT_DATA_DIR
+    from mnist_lightning.data.images import channels_first
     from mnist_lightning.data.sampler import seeded
     from mnist_lightning.reporting.plots import digits
 
@@ -38,10 +39,10 @@ def main() -> None:
     data = MNISTDataModule(args.data_dir)
     data.prepare_data()
     data.setup("fit")
-    images = data.train_images.tensors[0][:COLUMNS].unsqueeze(1) / 255
+    images = channels_first(data.train_images.tensors[0][:COLUMNS], colour=len(data.image_shape) == 3) / 255
     generator = seeded(args.seed)
     rows = [kind(images, kind.draw(COLUMNS, generator)) for kind in [*kinds.values(), everything, everything]]
-    pixels = (255 * torch.cat(rows)[:, 0]).round().byte().numpy()
+    pixels = (255 * torch.cat(rows).movedim(1, -1).squeeze(-1)).round().byte().numpy()
     digits(pixels, columns=COLUMNS, labels=[*kinds, "all", "all, once more"]).save(args.output, "PNG")
     print(f"written to {args.output}")
 

@@ -20,7 +20,7 @@ INK: Colour = (32, 33, 36)
 RIGHT: Colour = (0, 114, 178)
 WRONG: Colour = (213, 94, 0)
 
-SCALE = 3  # screen pixels for each pixel of a digit
+DIGIT = 84  # screen pixels of an image's longer side, more or less: three for each of MNIST's
 GAP = 8  # screen pixels between things
 
 
@@ -40,8 +40,9 @@ def digits(
         columns: Digits in a row.
         labels: A line on the left of each row.
     """
-    high, wide = (side * SCALE for side in images.shape[1:3])
-    step_x, step_y = wide + GAP, high + GAP + (16 if captions else 0)
+    high, wide = _sides(images.shape[1:3])
+    lines = max((caption.count("\n") + 1 for caption in captions), default=0)
+    step_x, step_y = wide + GAP, high + GAP + 16 * lines
     left = max((round(font(14).getlength(label)) + GAP for label in labels), default=0)
     rows = -(-len(images) // columns)
     plot = Image.new("RGB", (left + GAP + columns * step_x, GAP + max(rows, 1) * step_y), PAPER)
@@ -54,8 +55,9 @@ def digits(
         draw.rectangle((x - 2, y - 2, x + wide + 1, y + high + 1), outline=colour, width=2)
         drawn = _blend(image / 255, INK) if image.ndim == 2 else Image.fromarray(image)
         plot.paste(drawn.resize((wide, high), 0), (x, y))
-        if captions:
-            draw.text((x + wide // 2, y + high + 3), captions[index], INK, font(), anchor="mt")
+        for line, text in enumerate(captions[index].split("\n") if captions else ()):
+            place = x + wide // 2, y + high + 3 + 16 * line
+            draw.text(place, _shortened(text, wide + GAP - 2), INK, font(), anchor="mt")
     return plot
 
 
@@ -73,8 +75,9 @@ def answers(
     """
     said, sure = probabilities.argmax(1), probabilities.max(1)
     right = said == labels
+    between = "{} for {}, {:.0%}" if max(map(len, classes)) < 3 else "{0}, {2:.0%}\nfor {1}"
     captions = [
-        f"{classes[answer]}, {share:.0%}" if ok else f"{classes[answer]} for {classes[label]}, {share:.0%}"
+        f"{classes[answer]}, {share:.0%}" if ok else between.format(classes[answer], classes[label], share)
         for answer, share, label, ok in zip(said, sure, labels, right, strict=True)
     ]
     return digits(images, captions, [RIGHT if ok else WRONG for ok in right], columns)
@@ -95,17 +98,25 @@ def confusion_matrix(counts: Array, classes: Sequence[str], cell: int = 46) -> I
         classes: Their names.
         cell: Screen pixels of each count.
     """
-    side, left, top, text = len(counts) * cell, 56, 56, font(max(11, cell // 3))
+    side, text, naming = len(counts) * cell, font(max(9, cell // 3)), font(min(16, cell - 4))
+    shown = [_shortened(name, 150, naming) for name in classes]
+    margin = round(max(map(naming.getlength, shown)))
+    turned = margin > cell
+    left, top = margin + 48, (margin if turned else 16) + 40
     plot = Image.new("RGB", (left + side + GAP, top + side + GAP), PAPER)
     draw = ImageDraw.Draw(plot)
     draw.text((left + side // 2, GAP), "predicted", INK, font(14), anchor="mt")
     draw.text((GAP, top - GAP), "true", INK, font(14), anchor="ls")
     # the square root shows a single mistake among a thousand digits
     shares = np.sqrt(counts / np.maximum(counts.sum(1, keepdims=True), 1))
-    for i, name in enumerate(classes):
+    for i, name in enumerate(shown):
         middle = i * cell + cell // 2
-        draw.text((left - 2 * GAP, top + middle), name, INK, font(16), anchor="rm")
-        draw.text((left + middle, top - GAP), name, INK, font(16), anchor="ms")
+        draw.text((left - GAP, top + middle), name, INK, naming, anchor="rm")
+        if turned:
+            upwards = ImageFont.TransposedFont(naming, Image.Transpose.ROTATE_90)
+            draw.text((left + middle - naming.size // 2, top - GAP // 2 - naming.getlength(name)), name, INK, upwards)
+        else:
+            draw.text((left + middle, top - GAP), name, INK, naming, anchor="ms")
         for j in range(len(classes)):
             x, y = left + j * cell, top + i * cell
             share = float(shares[i, j]) if i == j else min(1.0, 4 * float(shares[i, j]))
@@ -138,8 +149,27 @@ def weights(kernels: Array, columns: int = 8) -> Image.Image:
     return plot
 
 
-def font(size: int = 12) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+def _sides(sides: Sequence[int]) -> tuple[int, int]:
+    """Screen pixels of an image's height and width: a multiple of its own, where it isn't large."""
+    longer = max(sides)
+    factor = -(-DIGIT // longer) if longer <= DIGIT else min(1, 2 * DIGIT / longer)
+    return max(1, round(sides[0] * factor)), max(1, round(sides[1] * factor))
+
+
+def _shortened(text: str, wide: int, naming: ImageFont.FreeTypeFont | None = None) -> str:
+    """A text, without its end where it is wider than so many screen pixels."""
+    naming = naming or font()
+    if naming.getlength(text) <= wide:
+        return text
+    while text and naming.getlength(text + "…") > wide:
+        text = text[:-1]
+    return text + "…"
+
+
+def font(size: int = 12) -> ImageFont.FreeTypeFont:
+    default = ImageFont.load_default(size)
+    assert isinstance(default, ImageFont.FreeTypeFont)  # Pillow has FreeType, unless somebody built it without
+    return default
 
 
 def mix(colour: Colour, share: float) -> Colour:

@@ -25,7 +25,7 @@ CHARTS = {
 FIGURES = ("val/accuracy", "val/loss", "test/accuracy", "test/loss")
 DIGITS, COLUMNS = 25, 5  # TensorBoard shows an image a third of a screen wide
 NEURONS = 64
-CELL = 30  # of a confusion matrix; small, as encoding a larger plot costs more than drawing it
+CELL, SMALL_CELL = 30, 20  # of a confusion matrix; small, as encoding a larger plot costs more than drawing it
 
 
 class TensorBoardPlots(L.Callback):
@@ -53,7 +53,11 @@ class TensorBoardPlots(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if _takes_images(trainer) and not trainer.sanity_checking:
-            matrix = plots.confusion_matrix(pl_module.val_confusion.cpu().numpy(), pl_module.classes, CELL)
+            matrix = plots.confusion_matrix(
+                pl_module.val_confusion.cpu().numpy(),
+                pl_module.classes,
+                CELL if len(pl_module.classes) <= 20 else SMALL_CELL,
+            )
             _show(trainer, "confusion matrix", matrix)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:

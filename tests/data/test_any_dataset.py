@@ -1,18 +1,24 @@
 """Datasets that are not MNIST: any size, grey or in colour, any number of classes, under any labels and names."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from helpers import quiet_trainer, train_checkpoint
+from helpers import ok, quiet_trainer, run_script, train_checkpoint
+from PIL import Image
 
 from mnist_lightning.data.augment import Distortion
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.data.format import FILES, DataError
 from mnist_lightning.data.idx import write_idx
 from mnist_lightning.errors import UserError
-from mnist_lightning.model.checkpoint import load_classifier
+from mnist_lightning.model.checkpoint import load_classifier, read_checkpoint
 from mnist_lightning.model.classifier import MNISTClassifier
+from mnist_lightning.model.ensemble import Ensemble
 from mnist_lightning.model.nets import NETS
+from mnist_lightning.reporting import plots
+from mnist_lightning.training.cli import MNISTCLI
 
 KINDS = {  # the labels, and the shape of an image
     "47 classes": (range(47), (28, 28)),
@@ -162,3 +168,64 @@ def test_distortions_of_a_wide_image_turn_and_move_it_as_a_square_ones():
     assert torch.allclose(moved, disc.roll(-8, 3), atol=1e-4)  # 2 of 28 pixels are 8 of 112
     lower = Distortion(shift=2)(disc, torch.tensor([[0, 0, 0, 0, 0, 1.0]]))
     assert torch.allclose(lower, disc.roll(-8, 2), atol=1e-4)
+
+
+def test_distortions_of_colours_are_drawn(tmp_path):
+    folder = write(tmp_path / "colour", "colour")
+    ok(run_script("distortions.py", f"--data_dir={folder}", "--output=drawn.png", cwd=tmp_path))
+    with Image.open(tmp_path / "drawn.png") as picture:
+        assert picture.width > 10 * 64
+
+
+def test_plots_of_many_classes_give_each_a_cell_and_long_names_their_room():
+    counts = np.eye(47, dtype=int)
+    small = plots.confusion_matrix(counts, [str(label) for label in range(47)], 20)
+    named = plots.confusion_matrix(counts, [f"a class called {label}" for label in range(47)], 20)
+    assert 47 * 20 < small.width < 47 * 20 + 100
+    assert small.width + 50 < named.width < small.width + 200
+    images, labels = np.zeros((3, 64, 64, 3), np.uint8), np.array([0, 1, 2])
+    drawn = plots.answers(images, labels, np.eye(3, dtype=np.float32)[[0, 2, 2]], ["x" * 50, "beech", "ash"])
+    assert drawn.width < 10 * 2 * 64 + 200  # a long name does not run over its neighbour
+
+
+def test_a_checkpoint_of_colours_is_exported_and_answers_as_itself(tmp_path):
+    folder = write(tmp_path / "colour", "colour", ["ash", "beech", "cedar"])
+    checkpoint = read_checkpoint(train_named(tmp_path / "a.ckpt", folder))
+    deploy = pytest.importorskip("mnist_lightning.deploy.export", exc_type=ImportError)  # it may have been torn off
+    exported = deploy.export(checkpoint, "pt2", MNISTDataModule(str(folder)))
+    assert exported.about["images"] == "(N, 64, 64, 3), uint8 from 0 to 255"
+    assert exported.about["labels"] == "ash beech cedar"
+
+
+def test_an_ensemble_of_other_classifiers_is_for_their_classes(tmp_path):
+    shape = {"classes": ["ash", "beech"], "image_shape": (16, 20)}
+    ensemble = Ensemble([MNISTClassifier(**shape), MNISTClassifier(**shape)])
+    assert (ensemble.classes, ensemble.image_shape) == (["ash", "beech"], [16, 20])
+    with pytest.raises(UserError, match="same classes and images"):
+        Ensemble([MNISTClassifier(**shape), MNISTClassifier()])
+
+
+def test_a_fold_resumes_and_is_in_the_checkpoint(tmp_path, dataset):
+    options = [f"--data.data_dir={dataset}", "--accelerator=cpu", "--data.folds=4", "--data.fold=2"]
+    whole, cut = (MNISTCLI([*options, f"--max_epochs={epochs}"]) for epochs in (2, 1))
+    whole.fit(tmp_path / "whole")
+    cut.fit(tmp_path / "cut")
+    resumed = MNISTCLI([*options, "--max_epochs=2"])
+    resumed.fit(tmp_path / "cut")
+    weights, expected = (cli.model.state_dict() for cli in (resumed, whole))
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert len(whole.datamodule.val_set) == 150
+    checkpoint = read_checkpoint(tmp_path / "cut/checkpoints/last.ckpt")
+    assert checkpoint.contents["datamodule_hyper_parameters"]["folds"] == 4
+
+
+def test_fashion_mnist_as_debian_packages_it(tmp_path):
+    folder = Path("/usr/share/datasets/fashion-mnist")
+    if not folder.is_dir():
+        pytest.skip("apt-get install dataset-fashion-mnist")
+    data = MNISTDataModule(str(folder), batch_size=256)
+    model = MNISTClassifier(classes=data.classes, image_shape=data.image_shape, lr=0.003)
+    trainer = quiet_trainer(max_epochs=2)
+    trainer.fit(model, data)
+    trainer.test(model, data, verbose=False)
+    assert 0.82 < model.test_results["accuracy"] < 0.95
