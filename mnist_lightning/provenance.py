@@ -41,7 +41,7 @@ def own_data(checkpoint: Checkpoint) -> MNISTDataModule:
                     return data
     source = GIVEN_BY.get(known["sha256"])
     raise checkpoint.error(
-        f"its data, {named(known)}, is not in {known['data_dir']} now, seen from here, from the folders above the "
+        f"its data, {named(known)}, is not in {known['data_dir']!r} now, seen from here, from the folders above the "
         "checkpoint or from the project's; give its folder as --data.data_dir"
         + (f", or get it with --data.source {source}" if source else "")
     )

@@ -27,7 +27,9 @@ def main() -> None:
         "their probabilities.",
     )
     parser.add_argument(
-        "--output", type=Path | None, help="Folder for the report (default: test, or ensemble, in the run's folder)."
+        "--output",
+        type=Path | None,
+        help="Folder for the report (default: test, or ensemble, in the run's folder; of other data, test_on_NAME).",
     )
     parser.add_argument("--accelerator", type=str, default="auto", help="Where to test: cpu, gpu, or auto.")
     parser.add_argument("--data.data_dir", type=str | None, help="Folder of other digits to test on.")

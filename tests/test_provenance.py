@@ -91,7 +91,7 @@ def test_where_it_is_not_found_the_error_says_what_it_was_where_it_was_and_what_
 
 
 @pytest.mark.parametrize("source", ["auto", "download", "sample"])
-@pytest.mark.parametrize("folder", [".", "data/mnist", "../elsewhere", 7])
+@pytest.mark.parametrize("folder", [".", "data/mnist", "../elsewhere", 7, "x" * 5000, "a\0b", "\x1b[2J"])
 def test_a_forged_checkpoint_neither_writes_nor_reaches_out(project, monkeypatch, source, folder):
     def reach_out(*_):
         raise AssertionError("it reached out")
@@ -103,6 +103,16 @@ def test_a_forged_checkpoint_neither_writes_nor_reaches_out(project, monkeypatch
     with pytest.raises(CheckpointError, match=r"give its folder as --data\.data_dir"):
         own_data(checkpoint)
     assert sorted(project.parent.rglob("*")) == before
+
+
+def test_a_folder_on_the_way_that_one_may_not_look_into_is_passed_by(project, monkeypatch):
+    def look(path):
+        if path.is_relative_to(project / "lightning_logs" / "data"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return path.exists()
+
+    monkeypatch.setattr(type(project), "is_file", look)
+    assert own_data(read_checkpoint(project / RUN)).folder == project / "data/digits"
 
 
 @pytest.mark.parametrize("state", [None, [], {}, {"sha256": torch.zeros(3)}])

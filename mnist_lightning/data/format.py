@@ -46,7 +46,10 @@ def locate(folder: Path, name: str) -> Path | None:
 
 
 def is_complete(folder: Path) -> bool:
-    return all(locate(folder, name) for name in FILES)
+    try:
+        return all(locate(folder, name) for name in FILES)
+    except OSError:  # another user's folder, or no name that can be
+        return False
 
 
 def check_classes(names: Sequence[str], source: str) -> None:

@@ -21,7 +21,7 @@ from mnist_lightning.model.nets import LAYERS
 
 # Lightning's names in a checkpoint for the options of the model, those of the data, and the data's own state
 MODEL, DATA, DATA_STATE = "hyper_parameters", "datamodule_hyper_parameters", MNISTDataModule.__qualname__
-IDENTITY = ("name", "source", "sha256", "test_sha256", "data_dir")  # of the data
+IDENTITY = ("name", "source", "sha256", "test_sha256")  # of the data, in its state
 RENAMED = {"width": "ink_width"}  # options of the model that earlier versions called otherwise
 GONE = ("steps_per_execution", "gradient_clip_val")  # and those that are no longer the model's
 
@@ -66,8 +66,9 @@ class Checkpoint:
         state, hint = self.contents.get(DATA_STATE), str(self.contents[DATA].get("data_dir"))
         if not isinstance(state, dict) or not isinstance(state.get("sha256"), str):
             raise self.error("expected a checkpoint that says what data it was trained on; give another")
-        known = {"name": Path(hint).name, **state, "data_dir": hint}  # before 0.3, its state was the SHA-256 alone
-        return {name: "".join(filter(str.isprintable, str(known.get(name, "")))) for name in IDENTITY}
+        known = {"name": Path(hint).name, **state}  # before 0.3, its state was the SHA-256 alone
+        printable = {name: "".join(filter(str.isprintable, str(known.get(name, "")))) for name in IDENTITY}
+        return printable | {"data_dir": hint}
 
     @property
     def history(self) -> dict[str, list[tuple[int, float]]]:

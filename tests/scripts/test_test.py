@@ -52,6 +52,9 @@ def test_a_test_on_other_data_is_called_that_and_leaves_the_runs_own_alone(check
     assert (metrics["num_samples"], metrics["dataset"], metrics["trained_on"]["name"]) == (30, "other", "digits")
     assert "not on its own data, digits" in (run / "test_on_other" / "report.html").read_text()
     assert (run / "test" / "metrics.json").read_text() == "its own"
+    ok(run_script("test.py", checkpoint, checkpoint, *options, cwd=tmp_path))
+    assert (run / "ensemble_on_other" / "metrics.json").is_file()
+    assert not (run / "ensemble").exists()
 
 
 def test_a_score_on_images_that_it_was_trained_on_is_not_printed_without_the_word(dataset, checkpoint, tmp_path):
