@@ -123,18 +123,17 @@ def _explained(name: str, rows: Sequence[Row]) -> float:
 def markdown(rows: Sequence[Row], sweep: Sweep) -> str:
     """The table, best first."""
     names = list(sweep.space)
-    lines = [
-        "| " + " | ".join(["trial", *short(names), "validation error", "validation loss", "parameters", "runs"]) + " |"
-    ]
-    lines += ["| ---: " + "| ---: " * len(names) + "| ---: | ---: | ---: | ---: |"]
+    lines = [["trial", *short(names), "validation error", "validation loss", "parameters", "runs"]]
     for row in best_first(rows):
         reached = outcome(row).replace("error ", "").replace("|", "\\|")
         loss = "" if row["loss"] is None else f"{row['loss']:.4f}"
         parameters = "" if row["parameters"] is None else f"{row['parameters']:,}"
         options = [text(row["options"].get(name)) for name in names]
-        cells = [str(row["trial"]), *options, reached, loss, parameters, str(len(row["runs"]))]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append([str(row["trial"]), *options, reached, loss, parameters, str(len(row["runs"]))])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * (width - 1) + ":" for width in widths])
+    cells = ([cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
 def as_csv(rows: Sequence[Row], sweep: Sweep) -> str:

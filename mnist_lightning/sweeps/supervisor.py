@@ -20,7 +20,7 @@ from mnist_lightning.sweeps import study as store
 from mnist_lightning.sweeps.study import Plan
 
 EVERY = 0.25  # seconds between two looks at what the workers do
-BAR = "{desc} |{bar:20}| {n:.1f}/{total:.0f} [{elapsed}<{remaining}]{postfix}"
+BAR = "{desc} |{bar:20}| {n:.1f}/{total:.0f} points, {elapsed} gone, {remaining} left{postfix}"
 
 Describe = Callable[[FrozenTrial], str]  # a trial that is done, in a line
 
@@ -102,38 +102,47 @@ def _watch(
     folder: Path, study: optuna.Study, plan: Plan, workers: "list[subprocess.Popen[str]]", jobs: int, describe: Describe
 ) -> None:
     """Shows how far the trials are until the workers find no more to do; replaces one that dies of its trial."""
-    done = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
-    with tqdm(desc=plan.name, bar_format=BAR, initial=len(done), disable=not sys.stderr.isatty()) as bar:
+    trials = study.get_trials(deepcopy=False)
+    done = {trial.number for trial in trials if trial.state.is_finished()}
+    total = max(len(trials), plan.sweep.trials if plan.sweep else 0)
+    begun, hidden = sum(_share(folder, trial) for trial in trials), not sys.stderr.isatty()
+    with tqdm(desc=plan.name, bar_format=BAR, initial=begun, total=total, disable=hidden) as bar:
         working = True
         while working:
             working = any(worker.poll() is None for worker in workers)
             trials = study.get_trials(deepcopy=False)
-            bar.total = max(len(trials), plan.sweep.trials if plan.sweep else 0)
             for trial in trials:
                 if trial.state.is_finished() and trial.number not in done:
                     done.add(trial.number)
-                    bar.write(f"{len(done):{len(str(bar.total))}}/{bar.total}  {describe(trial)}", sys.stderr)
+                    bar.write(f"{len(done):{len(str(total))}}/{total}  {describe(trial)}", sys.stderr)
             bar.n = sum(_share(folder, trial) for trial in trials)
             best = min((trial for trial in trials if trial.state == TrialState.COMPLETE), key=rank, default=None)
             bar.set_postfix_str(f"best {describe(best)}" if best else "")
             for number, worker in enumerate(workers):
-                code = worker.poll() or 0
-                if code < 0 and not store.given_back(study, f"{socket.gethostname()}:{worker.pid}", _name(code)):
-                    raise UserError(f"a process of this sweep died of {_name(code)}; the same command goes on")
-                if code < 0 or code == 128 + signal.SIGTERM:
-                    workers[number] = _start(folder, plan, jobs)
-                elif code:
-                    return  # it has met what the others would too
+                if _died(study, worker):
+                    workers[number], working = _start(folder, plan, jobs), True
+            if any(worker.poll() for worker in workers):
+                return  # one has met what the others would too
             time.sleep(EVERY * working)
+
+
+def _died(study: optuna.Study, worker: "subprocess.Popen[str]") -> bool:
+    """Whether a worker was ended by a signal, not by what it met; then its trial is given back.
+
+    Raises:
+        UserError: It had none: what ended it is no trial's doing.
+    """
+    code = worker.poll() or 0
+    if code < 0:
+        name = signal.Signals(-code).name + (" (out of memory?)" if code == -signal.SIGKILL else "")
+        if not store.given_back(study, f"{socket.gethostname()}:{worker.pid}", name):
+            raise UserError(f"a process of this sweep died of {name}; the same command goes on from here")
+    return code < 0 or code == 128 + signal.SIGTERM
 
 
 def rank(trial: FrozenTrial) -> tuple[float, float, int]:
     """What sorts trials that are done: by error, then loss; the first of those that are even wins."""
     return trial.value or 0.0, sum(run["loss"] or 0.0 for run in trial.user_attrs["results"]), trial.number
-
-
-def _name(code: int) -> str:
-    return signal.Signals(-code).name + (" (out of memory?)" if code == -signal.SIGKILL else "")
 
 
 def _share(folder: Path, trial: FrozenTrial) -> float:

@@ -110,7 +110,7 @@ def test_the_table_is_the_mean_of_what_the_runs_reached_on_validation_images(sma
     assert (results["best"], results["test"]) == (best, None)
     table = (cwd / "out/results.md").read_text()
     assert table in out
-    assert table.splitlines()[2].startswith(f"| {best} |")
+    assert table.splitlines()[2].split()[1] == str(best)
     assert results["command"] in out
     assert len((cwd / "out/results.csv").read_text().splitlines()) == 1 + 4
 
@@ -255,6 +255,21 @@ def test_a_study_that_was_killed_while_it_was_made_is_made_whole(tmp_path):
         store.create(tmp_path, plan(), lambda plan: None)
     study = store.create(tmp_path, plan(), lambda plan: None)
     assert [trial.user_attrs["runs"][0][0] for trial in study.trials] == ["trial_0/seed_0", "trial_1/seed_0"]
+
+
+@pytest.mark.slow
+def test_a_trial_that_kills_its_process_each_time_is_a_line_of_the_table(data, tmp_path):
+    (tmp_path / "memory.py").write_text(
+        "import os, lightning.pytorch as L\n"
+        "class RunsOut(L.Callback):\n"
+        "    def on_train_start(self, trainer, pl_module):\n"
+        "        if pl_module.hparams.hidden == [16]:\n"
+        "            os.kill(os.getpid(), 9)\n"
+    )
+    options = ("--model.hidden", "[[16],[8]]", "--max_epochs", "1", "--trainer.callbacks", "memory.RunsOut")
+    out = ok(sweep(*options, *data, cwd=tmp_path, env={"PYTHONPATH": f"{ROOT}:{tmp_path}"}))
+    assert [row["state"] for row in trials(tmp_path)] == ["failed", "complete"]
+    assert "its process died 3 times, of SIGKILL (out of memory?)" in out
 
 
 @pytest.mark.slow
