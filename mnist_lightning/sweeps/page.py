@@ -9,7 +9,7 @@ import jinja2
 
 from mnist_lightning.files import RUN_RECORD, atomic_write, load_json
 from mnist_lightning.sweeps.compare import short
-from mnist_lightning.sweeps.results import Row, best_first, outcome
+from mnist_lightning.sweeps.results import Row, best_first, brief, outcome
 from mnist_lightning.sweeps.space import Sweep, text
 
 ROWS = 25  # points whose spread is shown, the best ones
@@ -82,7 +82,7 @@ def write(folder: Path, results: Mapping[str, Any], sweep: Sweep) -> Path:
         short=short(list(sweep.space)),
         label=label,
         outcome=outcome,
-        text=text,
+        brief=brief,
         charts=charts,
         shown=ROWS,
     )
@@ -94,12 +94,8 @@ def label(row: Row) -> str:
     """A point by its options."""
     options = row["options"]
     return ", ".join(
-        f"{name} {number(value)}" for name, value in zip(short(list(options)), options.values(), strict=True)
+        f"{name} {brief(value)}" for name, value in zip(short(list(options)), options.values(), strict=True)
     )
-
-
-def number(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else text(value)
 
 
 def option_chart(name: str, values: Any, rows: Sequence[Row]) -> dict[str, Any]:
@@ -112,7 +108,7 @@ def option_chart(name: str, values: Any, rows: Sequence[Row]) -> dict[str, Any]:
         def across(value: Any) -> float:
             return scale.place(places[text(value)])
 
-        x_ticks = [(across(value), number(value)) for value in values]
+        x_ticks = [(across(value), brief(value)) for value in values]
     else:
         scale = axis([values["from"], values["to"]], LEFT, wide - RIGHT, log=bool(values.get("log")))
         across = scale.place
@@ -120,11 +116,11 @@ def option_chart(name: str, values: Any, rows: Sequence[Row]) -> dict[str, Any]:
     up = axis([row["error"] for row in rows], high - BOTTOM, TOP)
     dots = [
         {"x": across(row["options"][name]), "y": up.place(row["error"]), "best": row is rows[0], "title": title(row)}
-        for row in rows
+        for row in reversed(rows)  # the best on top
     ]
     lines = []
     if isinstance(values, list):
-        lowest: dict[Any, Any] = {dot["x"]: dot["y"] for dot in reversed(dots)}  # rows come best first
+        lowest: dict[Any, Any] = {dot["x"]: dot["y"] for dot in dots}
         lines = [{"points": " ".join(f"{x},{lowest[x]}" for x in sorted(lowest))}]
     return chart(wide, high, x_ticks, up, short([name])[0], dots=dots, lines=lines)
 

@@ -28,7 +28,12 @@ Row = Mapping[str, Any]
 def describe(trial: FrozenTrial) -> str:
     """A trial that is done, in a line."""
     options = zip(short(sorted(trial.params)), sorted(trial.params), strict=True)
-    return "  ".join([*(f"{name} {text(trial.params[full])}" for name, full in options), outcome(as_row(trial))])
+    return "  ".join([*(f"{name} {brief(trial.params[full])}" for name, full in options), outcome(as_row(trial))])
+
+
+def brief(value: Any) -> str:
+    """A value for the eye: what was drawn has more digits than anybody reads; JSON, CSV and the command have all."""
+    return f"{value:.4g}" if isinstance(value, float) else text(value)
 
 
 def outcome(row: Row) -> str:
@@ -128,7 +133,7 @@ def markdown(rows: Sequence[Row], sweep: Sweep) -> str:
         reached = outcome(row).replace("error ", "").replace("|", "\\|")
         loss = "" if row["loss"] is None else f"{row['loss']:.4f}"
         parameters = "" if row["parameters"] is None else f"{row['parameters']:,}"
-        options = [text(row["options"].get(name)) for name in names]
+        options = [brief(row["options"].get(name)) for name in names]
         lines.append([str(row["trial"]), *options, reached, loss, parameters, str(len(row["runs"]))])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * (width - 1) + ":" for width in widths])
