@@ -154,12 +154,14 @@ class StepsPerExecution(L.Callback):
 def _log(trainer: L.Trainer, start: int, losses: Sequence[float], rates: Sequence[float]) -> None:
     """Logs every ``log_every_n_steps``-th loss and learning rate where Lightning would: steps count from 0."""
     every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set, but not declared
+    values: dict[str, float] = {}
     for step, loss, rate in zip(count(start), losses, rates):
         if every and (step + 1) % every == 0:
             values = {"train/loss_step": loss, "lr": rate}
-            trainer.logged_metrics.update({name: torch.tensor(value) for name, value in values.items()})
             for logger in trainer.loggers:
                 logger.log_metrics(values | {"epoch": trainer.current_epoch}, step)
+    if values:  # the last ones alone, as Lightning gathers all metrics to give them
+        trainer.logged_metrics.update({name: torch.tensor(value) for name, value in values.items()})
 
 
 def who_notices(trainer: L.Trainer, module: L.LightningModule) -> str | None:
