@@ -1,29 +1,33 @@
-"""Opens a page where one draws a digit and sees what a checkpoint's classifier makes of it."""
+"""Opens a page where one draws digits and sees what a checkpoint's classifier makes of them, and why."""
 
-import importlib.util
+import threading
 
 from mnist_lightning.console.startup import importing
 
 with importing():
     from mnist_lightning.console.messages import one_line_errors
     from mnist_lightning.console.parser import Parser
-    from mnist_lightning.errors import UserError
-    from mnist_lightning.model.checkpoint import load_classifier
+    from mnist_lightning.deploy.demo import Demo, about, training_images
+    from mnist_lightning.deploy.server import Server
+    from mnist_lightning.model.checkpoint import read_checkpoint
 
 
 def main() -> None:
-    parser = Parser(description=__doc__, usage="%(prog)s CKPT [--port PORT]")
+    parser = Parser(description=__doc__, usage="%(prog)s CKPT [--port PORT] [--share_on_lan]")
     parser.add_argument("ckpt", help="A run's folder, for its best checkpoint, or a .ckpt file.")
-    parser.add_argument("--port", type=int, default=7860, help="Port of 127.0.0.1 for the page; 0 takes a free one.")
+    parser.add_argument("--port", type=int, default=7860, help="Port of this machine for the page; 0 takes a free one.")
+    parser.add_argument(
+        "--share_on_lan",
+        action="store_true",
+        help="Show the page to the local network, a class say, at an address with a secret word in it.",
+    )
     args = parser.parse_args()
-    if not importlib.util.find_spec("gradio"):
-        raise UserError('the page needs gradio; run pip install -e ".[demo]"')
-    model = load_classifier(args.ckpt)
-    with importing():  # 2 s that a wrong path need not wait for
-        from mnist_lightning.deploy.demo import build, listen, serve
-    listener = listen(args.port)
-    print("draw at http://{}:{}  (Ctrl-C ends it)".format(*listener.getsockname()), flush=True)
-    serve(build(model), listener)
+    checkpoint = read_checkpoint(args.ckpt)
+    demo = Demo(checkpoint.classifier())
+    server = Server(args.port, args.share_on_lan)
+    print(f"draw at {server.address}  (Ctrl-C ends it)", flush=True)
+    threading.Thread(target=lambda: demo.remember(training_images(checkpoint)), daemon=True).start()
+    server.serve(demo.answer, about(checkpoint, demo.model))
 
 
 if __name__ == "__main__":

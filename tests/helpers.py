@@ -25,7 +25,7 @@ from mnist_lightning.model.classifier import MNISTClassifier
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = (path.relative_to(ROOT).with_suffix("") for path in ROOT.glob("mnist_lightning/**/*.py"))
-MODULES = sorted(".".join(path.parts) for path in LIBRARY if path.name != "demo")  # Gradio starts a thread
+MODULES = sorted(".".join(path.parts) for path in LIBRARY)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 CHROMIUM_FLAGS += ["--disable-background-networking", "--disable-component-update"]
@@ -51,10 +51,13 @@ def write_dataset(folder, train=600, test=100, seed=0, gz=False):
     return folder
 
 
-def save_classifier(model, path):
-    """Writes a checkpoint of a classifier as it is, trained or not."""
+def save_classifier(model, path, data=None):
+    """Writes a checkpoint of a classifier as it is, trained or not, on data that it then knows."""
     checkpoint = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
-    torch.save({**checkpoint, "datamodule_hyper_parameters": dict(MNISTDataModule().hparams)}, path)
+    checkpoint["datamodule_hyper_parameters"] = dict((data or MNISTDataModule()).hparams)
+    if data:
+        checkpoint[MNISTDataModule.__qualname__] = data.state_dict()
+    torch.save(checkpoint, path)
     return path
 
 

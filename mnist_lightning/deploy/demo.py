@@ -1,109 +1,197 @@
-"""A page where one draws a digit and sees what a classifier makes of it while it is drawn.
+"""What the page to draw on shows of a drawing: the digits in it, and of one of them why the net answers as it does."""
 
-Gradio's, without what it asks of the network: it is served at 127.0.0.1, and loads and reports nothing.
-"""
-
-import base64
 import io
-import socket
-from pathlib import Path
+import json
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-import gradio as gr
 import numpy as np
-import uvicorn
-from fastapi import FastAPI
 from numpy.typing import NDArray
 from PIL import Image
 
+from mnist_lightning.data.images import ImageDataset
+from mnist_lightning.deploy.explain import Neighbours, evidence, seen, units
 from mnist_lightning.errors import UserError
-from mnist_lightning.handwriting.to_mnist import to_mnist
-from mnist_lightning.model.base import BaseClassifier
-from mnist_lightning.reporting.plots import data_url, png
+from mnist_lightning.files import checkpoint_of
+from mnist_lightning.handwriting.to_image import find_images
+from mnist_lightning.handwriting.to_mnist import Found, TooSmallError
+from mnist_lightning.model.checkpoint import Checkpoint
+from mnist_lightning.model.classifier import MNISTClassifier
+from mnist_lightning.provenance import own_data
+from mnist_lightning.reporting.plots import RIGHT, WRONG, data_url, png
 
-HOST = "127.0.0.1"
+LARGEST = 1_000_000  # pixels of a drawing; the page's have 230,400
+UNITS, ALIKE = 8, 3  # shown at a time
 
-PAGE = Path(__file__).with_name("page")  # its HTML, CSS and JavaScript
 
-
-def build(model: BaseClassifier) -> gr.Blocks:
-    """Builds the page.
+class Demo:
+    """Answers the drawings of the page.
 
     Args:
         model: Reads the digits that are drawn.
     """
-    blank: dict[str, Any] = {"shares": [{}] * len(model.classes)}  # the answer to nothing
-    model.eval()  # once: answers to two drawings may be worked out at the same time
 
-    def answer(drawing: str | None) -> dict[str, Any]:
-        image = to_mnist(_picture(drawing)) if drawing else None
-        if image is None:
-            return blank
-        labels, probabilities = model.predict(image[None])
-        return _answer(image, int(labels[0]), probabilities[0])
+    def __init__(self, model: MNISTClassifier) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.training: ImageDataset | None = None
+        self.neighbours: Neighbours | None = None
+        self.alike = "The training images are being looked through."
+        self.lock = threading.Lock()  # two answers at a time would take as long as one after the other
 
-    page = gr.Blocks(title="Draw a digit", analytics_enabled=False)
-    with page, gr.Row():
-        with gr.Column():
-            with gr.Row():
-                gr.Markdown("# Draw a digit")
-                clear = gr.Button("Clear", scale=0, min_width=96, size="md")
-            paper = gr.HTML(
-                html_template=_read("paper.html"), css_template=_read("paper.css"), js_on_load=_read("paper.js")
-            )
-        with gr.Column():
-            view = gr.HTML(
-                blank, html_template=_read("answer.html"), css_template=_read("answer.css"), apply_default_css=False
-            )
-        # While an answer is on its way the drawing goes on; always_last asks again for the newest, without a queue.
-        paper.change(answer, paper, view, queue=False, show_progress="hidden", trigger_mode="always_last")
-        clear.click(None, None, paper, js="() => null")
-    return page
+    def remember(self, training: ImageDataset | None) -> None:
+        """Looks through training images, so that those most like a drawing can be shown from then on."""
+        if training is None:
+            self.alike = "Its training images are not on this machine."
+            return
+        self.training, self.neighbours = training, Neighbours(self.model, training.tensors[0].numpy())
+        self.alike = f"The nearest of {len(training):,} training images, in what the last layer makes of them."
+
+    def answer(self, drawing: bytes, asked: Mapping[str, str]) -> dict[str, Any]:
+        """Reads a drawing.
+
+        Args:
+            drawing: A PNG.
+            asked: ``x`` and ``y``, a place in the drawing: the digit there is explained. ``label``: why that label, or
+                why not; by default, the answer's.
+
+        Returns:
+            What the page shows, for JSON.
+
+        Raises:
+            UserError: The drawing is no PNG, or too large.
+        """
+        try:
+            digits = find_images(open_drawing(drawing), self.model.image_shape)
+        except TooSmallError:
+            return {"message": "That is too small to read. Draw larger."}
+        if not digits:
+            return {"message": "No digit yet."}
+        with self.lock:
+            labels, probabilities = self.model.predict(np.stack([digit.image for digit in digits]))
+            chosen = _nearest(digits, _number(asked.get("x")), _number(asked.get("y")))
+            label = int(_number(asked.get("label"), labels[chosen]))
+            if not 0 <= label < probabilities.shape[1]:
+                raise UserError(f"expected a label from 0 to {probabilities.shape[1] - 1}, got {label}")
+            return {
+                "digits": [
+                    {**digit.place._asdict(), "label": int(its), "share": float(row[its])}
+                    for digit, its, row in zip(digits, labels, probabilities, strict=True)
+                ],
+                "chosen": chosen,
+                "answer": int(labels[chosen]),
+                "shares": probabilities[chosen].tolist(),
+                "asked": label,
+                **self._explained(digits[chosen].image, label),
+            }
+
+    def _explained(self, image: NDArray[np.uint8], label: int) -> dict[str, Any]:
+        says = evidence(self.model, image)
+        pixels = says.pixels[label]
+        sums = {"for": pixels.clip(0).sum(), "against": pixels.clip(None, 0).sum(), "rest": says.rest[label]}
+        shown = seen(self.model, image[None])[0].movedim(0, -1).squeeze(-1).numpy()
+        return {
+            "seen": data_url(png(Image.fromarray((255 * shown).round().astype(np.uint8)))),
+            "evidence": {"picture": signed(pixels), "exact": says.exact, **{k: float(v) for k, v in sums.items()}},
+            "units": self._units(image, label),
+            "alike": self._alike(image),
+        }
+
+    def _units(self, image: NDArray[np.uint8], label: int) -> dict[str, Any]:
+        """The units that say most about the label; where they do not vote themselves, those that are most awake."""
+        weights, outputs, votes = units(self.model, image)
+        strength = abs(outputs if votes is None else votes[label])
+        return {
+            "awake": int((outputs > 0).sum()),
+            "count": len(outputs),
+            "shown": [
+                {
+                    "picture": signed(weights[unit]),
+                    "output": float(outputs[unit]),
+                    "vote": None if votes is None else float(votes[label, unit]),
+                }
+                for unit in strength.argsort()[::-1][:UNITS].tolist()
+                if strength[unit] > 0
+            ],
+        }
+
+    def _alike(self, image: NDArray[np.uint8]) -> dict[str, Any]:
+        if self.training is None or self.neighbours is None:
+            return {"shown": [], "note": self.alike}
+        images, labels = self.training.tensors
+        nearest = self.neighbours.nearest(image, ALIKE)
+        pictures = (data_url(png(Image.fromarray(images[index].numpy()))) for index in nearest)
+        shown = [{"picture": url, "label": int(labels[i])} for url, i in zip(pictures, nearest, strict=True)]
+        return {"shown": shown, "note": self.alike}
 
 
-def _read(name: str) -> str:
-    return (PAGE / name).read_text(encoding="utf-8")
+def open_drawing(drawing: bytes) -> Image.Image:
+    """Opens what somebody posted as a drawing: a PNG, and no more pixels than anybody draws.
+
+    Raises:
+        UserError: It is something else.
+    """
+    try:
+        picture = Image.open(io.BytesIO(drawing), formats=["PNG"])  # others have more code, or run programs
+        if math.prod(picture.size) > LARGEST:  # before they are decoded
+            raise UserError(f"expected a drawing of at most {LARGEST:,} pixels, got {math.prod(picture.size):,}")
+        picture.load()
+    except UserError:
+        raise
+    except Exception as error:  # Pillow's readers raise whatever a damaged file makes them
+        raise UserError("expected a drawing as a PNG, got something else") from error
+    return picture
 
 
-def _picture(drawing: str) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(drawing.partition(",")[2])))
+def signed(values: NDArray[np.float32]) -> str:
+    """Values (H, W) as a picture for any paper: blue above 0, orange below, and the stronger the less transparent."""
+    strength = np.round(255 * abs(values) / max(1e-12, float(abs(values).max())))
+    colours = np.where(values[..., None] > 0, RIGHT, WRONG)
+    return data_url(png(Image.fromarray(np.dstack([colours, strength]).astype(np.uint8))))
 
 
-def _answer(image: NDArray[np.uint8], label: int, probabilities: NDArray[np.float32]) -> dict[str, Any]:
-    """What the page shows of an answer."""
+def about(checkpoint: Checkpoint, model: MNISTClassifier) -> dict[str, Any]:
+    """What the page says of the model: what it is, and how well it tested, if its run's folder knows."""
+    hidden: Sequence[int] = model.hparams["hidden"] or []
+    layers = f"{' and '.join(map(str, hidden))} hidden units" if hidden else "no hidden units"
+    count = sum(parameter.numel() for parameter in model.parameters())
     return {
-        "seen": data_url(png(Image.fromarray(image))),
-        "label": label,
-        "shares": [{"share": f"{share:.1%}", "first": number == label} for number, share in enumerate(probabilities)],
+        "model": f"{type(model.net).__name__}, {layers}, {count:,} parameters.",
+        "tested": _tested(checkpoint),
+        "names": model.classes,
     }
 
 
-def listen(port: int) -> socket.socket:
-    """Opens a port of this machine to this machine alone.
+def _tested(checkpoint: Checkpoint) -> str:
+    run = checkpoint.path.parent.parent
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        if checkpoint_of(run) == checkpoint.path:  # of the run's checkpoints, the one that was tested
+            results = json.loads((run / "test" / "metrics.json").read_text())
+            count, name = results["num_samples"], results["dataset"]
+            return f"It read {results['accuracy']:.2%} of {count:,} test images of {name} right."
+    return "How well it tested is not known here."
 
-    Args:
-        port: 0 for any that is free.
 
-    Raises:
-        UserError: It is taken, or is none.
-    """
+def training_images(checkpoint: Checkpoint) -> ImageDataset | None:
+    """The images that a checkpoint was trained on, where they are on this machine."""
+    with suppress(UserError, OSError):
+        data = own_data(checkpoint)
+        data.setup("fit")
+        return data.train_images
+    return None
+
+
+def _nearest(digits: Sequence[Found], x: float, y: float) -> int:
+    """The digit whose middle is nearest to a place."""
+    middles = np.array([(d.place.x + d.place.width / 2, d.place.y + d.place.height / 2) for d in digits])
+    return int(((middles - (x, y)) ** 2).sum(1).argmin())
+
+
+def _number(text: str | None, default: float = 0) -> float:
     try:
-        return socket.create_server((HOST, port))
-    except (OSError, OverflowError) as error:
-        raise UserError(f"cannot listen on port {port} ({error}); give another --port, or 0 for any") from error
-
-
-def serve(page: gr.Blocks, listener: socket.socket) -> None:
-    """Serves a page until Ctrl-C or SIGTERM."""
-    theme = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono="monospace")
-    app = gr.mount_gradio_app(
-        FastAPI(),
-        page,
-        path="/",
-        theme=theme,
-        css=_read("page.css"),
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-    )
-    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run([listener])
+        number = float(text) if text is not None else default
+    except ValueError:
+        number = default
+    return number if math.isfinite(number) else default

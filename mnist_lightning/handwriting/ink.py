@@ -192,6 +192,8 @@ def _digits(contrast: Float, pixels: Float, thresholds: Sequence[float], whole: 
         found = regions(without_rules(contrast > threshold))
         length, cut = found.sides.max(1), (found.starts == 0).any(1) | (found.stops == contrast.shape).any(1)
         usable = (length >= max(4, SMALLEST * max(contrast.shape))) & ~(whole & cut)
+        across = ((found.starts == 0) & (found.stops == contrast.shape)).any(1)
+        usable &= ~across | (usable <= across).all()  # from edge to edge is a margin, but beside nothing else a digit
         groups = (group[cut[group[0]] | ~cut[group]] for group in put_together(found, usable))
         each = (_digit(found, group, contrast, pixels, thresholds[0] / 2) for group in groups)
         digits = [digit for digit in each if digit]

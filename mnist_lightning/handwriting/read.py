@@ -14,8 +14,8 @@ from PIL import Image, UnidentifiedImageError
 from mnist_lightning.data.format import IMAGE_SHAPE, read_images
 from mnist_lightning.data.idx import GZIP_MAGIC
 from mnist_lightning.errors import UserError
-from mnist_lightning.handwriting.to_image import to_image
-from mnist_lightning.handwriting.to_mnist import LONGEST, Found, Place, find_digits
+from mnist_lightning.handwriting.to_image import find_images
+from mnist_lightning.handwriting.to_mnist import LONGEST, Found, Place
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "PPM")  # no EPS, which would run Ghostscript
 KINDS = ", ".join(FORMATS)
@@ -82,15 +82,11 @@ def _read_file(path: Path, one: bool, image_shape: Sequence[int]) -> Iterator[Pi
 
 
 def _read_picture(path: Path, image_shape: Sequence[int]) -> list[Found]:
-    """The digits in a picture, for MNIST's shape; for others, the picture."""
     with open_picture(path) as picture:
         size = picture.size
-        if tuple(image_shape) != IMAGE_SHAPE:
-            image = to_image(picture, image_shape)
-            return [] if image is None else [Found(image, Place(0, 0, *size), 1.0)]
         picture.draft(None, (LONGEST[-1],) * 2)  # a JPEG of 12 megapixels is decoded at a quarter of its size
         shrunk = max(size) / max(picture.size)
-        return [digit._replace(place=digit.place.times(shrunk)) for digit in find_digits(picture)]
+        return [digit._replace(place=digit.place.times(shrunk)) for digit in find_images(picture, image_shape)]
 
 
 @contextmanager

@@ -29,7 +29,7 @@ SPECK = 0.1  # what is smaller is no stroke
 RULE = 0.9  # what is longer, and flat, is no stroke either
 ONE_LINE = 0.4  # of their height that digits of one line share
 TOP = 0.5  # of a digit's height, where the bar of a 5 is above
-TOUCHING, ABOVE, BESIDE = 0.1, 0.2, 0.08  # gaps between strokes of one digit
+TOUCHING, ABOVE, BESIDE = 0.12, 0.2, 0.08  # gaps between strokes of one digit
 
 
 class Regions(NamedTuple):
@@ -73,8 +73,8 @@ def without_rules(mask: Mask) -> Mask:
         # squared paper goes on outside the picture
         part = np.pad(part, 1, constant_values=(bottom - top, right - left) == mask.shape)
         turned, area = _turned(part)
-        if _is_form(part, area):
-            kept[top:bottom, left:right] &= ~_lines(part, turned)[1:-1, 1:-1]
+        if (boxes := _are_boxes(part, area)) or part.shape[1] > FLAT * part.shape[0]:
+            kept[top:bottom, left:right] &= ~_lines(part, turned, boxes)[1:-1, 1:-1]
     return kept
 
 
@@ -87,20 +87,19 @@ def _turned(part: Mask) -> tuple[float, float]:
     return float(TURNED[areas.argmin()]), float(areas.min())
 
 
-def _is_form(part: Mask, area: float) -> bool:
-    """Whether a region is a box, several, or a rule with what is written across it."""
+def _are_boxes(part: Mask, area: float) -> bool:
+    """Whether a region is a box, or several in rows, whatever is written across them."""
     filled = ndimage.binary_fill_holes(part)
-    hollow = part.sum() <= (1 - HOLLOW) * filled.sum()
-    return part.shape[1] > FLAT * part.shape[0] or bool(hollow and filled.sum() >= RECTANGLE * area)
+    return bool(part.sum() <= (1 - HOLLOW) * filled.sum() and filled.sum() >= RECTANGLE * area)
 
 
-def _lines(part: Mask, turned: float) -> Mask:
-    """The pixels of a form that are on long lines, and on no stroke that crosses them."""
+def _lines(part: Mask, turned: float, boxes: bool) -> Mask:
+    """The pixels of boxes, or of a rule, that are on long lines, and on no stroke that crosses them."""
     if turned:  # stand it upright, and turn what was found back
-        found = _rotated(_lines(_rotated(part, turned), 0), -turned)
+        found = _rotated(_lines(_rotated(part, turned), 0, boxes), -turned)
         top, left = (np.array(found.shape) - part.shape) // 2
         return found[top : top + part.shape[0], left : left + part.shape[1]]
-    cells = regions(ndimage.binary_fill_holes(part) & ~part).sides
+    cells = regions(ndimage.binary_fill_holes(part) & ~part).sides if boxes else np.empty((0, 2))
     cells = cells[(cells >= CELL).all(1)]
     height = len(part)
     lengths = CELL_LINE * np.median(cells, axis=0) if len(cells) else np.array([height + 1, RULED * height])

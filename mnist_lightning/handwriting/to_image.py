@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from mnist_lightning.data.format import IMAGE_SHAPE
-from mnist_lightning.handwriting.to_mnist import eight_bits, to_mnist
+from mnist_lightning.handwriting.to_mnist import Found, Place, eight_bits, find_digits, to_mnist
 
 
 def to_image(picture: Image.Image, image_shape: Sequence[int]) -> NDArray[np.uint8] | None:
@@ -32,3 +32,12 @@ def to_image(picture: Image.Image, image_shape: Sequence[int]) -> NDArray[np.uin
     if picture.mode == "RGBA":  # see-through is white
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return np.asarray(ImageOps.fit(picture.convert("RGB" if colours else "L"), (wide, high), Image.Resampling.LANCZOS))
+
+
+def find_images(picture: Image.Image, image_shape: Sequence[int]) -> list[Found]:
+    """Makes of each digit in a picture an image, for MNIST's shape; for others, of all of it; as :func:`to_image`."""
+    if tuple(image_shape) == IMAGE_SHAPE:
+        return find_digits(picture)
+    size = picture.size
+    image = to_image(picture, image_shape)
+    return [] if image is None else [Found(image, Place(0, 0, *size), 1.0)]

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import pytest
 from helpers import CHROMIUM, CHROMIUM_FLAGS, ROOT, refused, run_script, save_classifier
 
+from mnist_lightning.data.datamodule import MNISTDataModule
+from mnist_lightning.deploy.server import Server
 from mnist_lightning.errors import UserError
 from mnist_lightning.model.classifier import MNISTClassifier
 
@@ -34,15 +36,14 @@ def untrained(tmp_path_factory):
 
 
 @contextmanager
-def demo(checkpoint, env=None):
+def demo(checkpoint, *options, env=None):
     """Runs scripts/demo.py at a free port, and gives the process and its address."""
-    pytest.importorskip("gradio")
-    command = [sys.executable, ROOT / "scripts" / "demo.py", checkpoint, "--port", "0"]
+    command = [sys.executable, ROOT / "scripts" / "demo.py", checkpoint, "--port", "0", *options]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=checkpoint.parent, env=env, **pipes) as process:
         try:
             line = process.stdout.readline()
-            address = re.search(r"http://127\.0\.0\.1:\d+", line)
+            address = re.search(r"http://\d+\.\d+\.\d+\.\d+:\d+\S*", line)
             assert address, line + process.stderr.read()
             yield process, address[0]
         finally:
@@ -62,8 +63,13 @@ def browser():
 
 @pytest.fixture(scope="module")
 def readers_page(reader, tmp_path_factory):
-    """The address of a net that reads digits."""
-    with demo(save_classifier(reader, tmp_path_factory.mktemp("reader") / "reader.ckpt")) as (_, address):
+    """The address of a net that reads digits, and has its training images beside it."""
+    folder = tmp_path_factory.mktemp("reader")
+    data = MNISTDataModule(str(folder / "digits"), source="sample")
+    data.prepare_data()
+    data.setup("fit")
+    checkpoint = save_classifier(reader, folder / "reader.ckpt", data)
+    with demo(checkpoint) as (_, address):
         yield address
 
 
@@ -76,7 +82,7 @@ def visit(browser, address, **options):
         page.on("request", lambda request: requests.append(request.url))
         page.on("websocket", lambda connection: requests.append(connection.url))
         page.goto(address)
-        page.wait_for_selector("canvas")
+        page.wait_for_selector("#answer li:nth-child(10)")
         yield page, requests
 
 
@@ -109,7 +115,9 @@ def drawn(page, points, pointer="mouse"):
 def shown(page):
     """Each digit with its share and the style of its bar, as they are at one moment, in the order of the page."""
     text = "['b', 'span'].map(cell => row.querySelector(cell).textContent)"
-    return page.locator("li").evaluate_all(f"rows => rows.map(row => [...{text}, row.querySelector('i').style.width])")
+    return page.locator("#answer li").evaluate_all(
+        f"rows => rows.map(row => [...{text}, row.querySelector('i').style.width])"
+    )
 
 
 @pytest.mark.parametrize("pointer", WIDTHS)
@@ -117,7 +125,7 @@ def test_a_1_is_drawn_and_read(browser, readers_page, pointer):
     from playwright.sync_api import expect
 
     with visit(browser, readers_page, **WIDTHS[pointer]) as (page, _):
-        answer, first, seen = page.locator("output"), page.locator("li.first"), page.locator("figure img")
+        answer, first, seen = page.locator("output"), page.locator("li.first"), page.locator("#answer img")
         with drawn(page, [(0.5, 0.2), (0.5, 0.5), (0.5, 0.8)], pointer):
             expect(answer).to_have_text("1", timeout=60_000)
             expect(first).to_have_text(re.compile(r"\s*1\s*(100|[5-9]\d)\.\d%\s*"))
@@ -146,13 +154,13 @@ def end(process, signum):
 
 def test_nothing_comes_from_another_machine(untrained, browser, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(WATCH.format(log=str(tmp_path / "log")))
-    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    with demo(untrained, env) as (process, address), visit(browser, address) as (page, requests):
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    with demo(untrained, env=env) as (process, address), visit(browser, address) as (page, requests):
         with drawn(page, [(0.3, 0.3), (0.7, 0.7)]):
-            page.wait_for_selector("figure img")
+            page.wait_for_selector("#answer img")
         page.wait_for_load_state("networkidle")
         assert end(process, signal.SIGTERM) == -signal.SIGTERM  # though the page is open
-    assert f"{address}/theme.css" in "\n".join(requests)
+    assert f"{address}/page.css" in "\n".join(requests)
     assert [url for url in requests if not url.startswith((f"{address}/", "data:", "blob:"))] == []
     assert not (tmp_path / "log").exists(), (tmp_path / "log").read_text()
 
@@ -164,17 +172,60 @@ def test_ctrl_c_ends_it_while_a_page_is_open(untrained, browser):
 
 def test_what_it_cannot_use_it_says_in_a_line(untrained, tmp_path):
     refused(run_script("demo.py", "missing.ckpt", cwd=tmp_path), "missing.ckpt", "no such file")
-    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['gradio'] = None")  # as if it were not there
-    without = run_script("demo.py", untrained, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
-    refused(without, 'pip install -e ".[demo]"')
 
 
 def test_a_port_that_is_not_to_be_had_is_named(untrained, tmp_path):
-    pytest.importorskip("gradio")
-    from mnist_lightning.deploy.demo import listen
-
-    with listen(0) as taken:
-        port = taken.getsockname()[1]
-        refused(run_script("demo.py", untrained, "--port", port, cwd=tmp_path), f"port {port} ", "--port")
+    with Server(0) as taken:
+        refused(run_script("demo.py", untrained, "--port", taken.server_port, cwd=tmp_path), "port ", "--port")
     with pytest.raises(UserError, match=r"port 65536 .*--port"):
-        listen(65536)
+        Server(65536)
+
+
+def test_several_digits_are_read_and_each_can_be_asked_about(browser, readers_page):
+    from playwright.sync_api import expect
+
+    with visit(browser, readers_page, **WIDTHS["mouse"]) as (page, _):
+        for x in (0.2, 0.5, 0.8):
+            with drawn(page, [(x, 0.2), (x, 0.8)]):
+                pass
+        with drawn(page, [(0.72, 0.25), (0.8, 0.2)]):
+            pass
+        buttons = page.locator("#read button")
+        expect(buttons).to_have_text(["1", "1", re.compile("[17]")])
+        expect(page.locator("#boxes div")).to_have_count(3)
+        expect(buttons.nth(2)).to_have_attribute("aria-pressed", "true")  # the one that was drawn last
+        buttons.nth(0).click()
+        expect(buttons.nth(0)).to_have_attribute("aria-pressed", "true")
+        page.locator("#answer li button").nth(8).click()
+        expect(page.locator("#why h2")).to_have_text("Why 8?")
+        page.get_by_role("button", name="Undo").click()
+        page.get_by_role("button", name="Undo").click()
+        expect(page.locator("#boxes div")).to_have_count(2)
+
+
+@pytest.mark.parametrize("size", [(1920, 1080), (1280, 800), (390, 844)])
+def test_it_says_why_on_every_screen_without_scrolling_sideways(browser, readers_page, size):
+    from playwright.sync_api import expect
+
+    with visit(browser, readers_page, viewport=dict(zip(("width", "height"), size, strict=True))) as (page, _):
+        with drawn(page, [(0.3, 0.2), (0.7, 0.2), (0.5, 0.9)]):
+            expect(page.locator("#evidence img")).to_have_count(1)
+        expect(page.locator("#units img")).to_have_count(8)
+        expect(page.locator("#alike img")).to_have_count(3, timeout=60_000)
+        expect(page.locator("#method")).to_contain_text("Gradient times pixel")
+        beyond = (
+            "[document.documentElement.scrollWidth - innerWidth, document.documentElement.scrollHeight - innerHeight]"
+        )
+        wide, high = page.evaluate(beyond)
+        assert wide <= 0
+        assert high <= 0 or size[0] < 800
+        assert page.locator("#answer ol").bounding_box()["y"] < 0.6 * size[1]  # beside, or right below, the paper
+
+
+def test_a_drawing_that_is_too_small_is_told_so(browser, readers_page):
+    from playwright.sync_api import expect
+
+    with visit(browser, readers_page, **WIDTHS["mouse"]) as (page, _):
+        with drawn(page, [(0.5, 0.5), (0.51, 0.51)]):
+            pass
+        expect(page.locator("#message")).to_contain_text("too small to read")

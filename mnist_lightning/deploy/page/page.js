@@ -1,0 +1,161 @@
+// Strokes are kept as points of the paper, so that they can be undone, and drawn again in other colours. While one draws,
+// one question at a time is on its way; when its answer comes, the newest drawing is the next.
+const WIDTH = 480, HEIGHT = 360, PEN = 20, PAUSE = 40;
+const $ = selector => document.querySelector(selector);
+const canvas = $("canvas"), boxes = $("#boxes"), message = $("#message");
+let strokes = [], drawing = false, wanted = 0, sent = 0, busy = false, focus = [0, 0], asked = null, before = null;
+
+function render(target) {
+    const pen = target.getContext("2d"), scale = target.width / WIDTH;
+    pen.clearRect(0, 0, target.width, target.height);
+    Object.assign(pen, { lineCap: "round", lineJoin: "round", lineWidth: PEN * scale });
+    pen.strokeStyle = target === canvas ? getComputedStyle(canvas).color : "#000";
+    for (const stroke of strokes) {
+        pen.beginPath();
+        pen.moveTo(...stroke[0].map(at => at * scale));
+        for (const point of stroke) pen.lineTo(...point.map(at => at * scale));
+        pen.stroke();
+    }
+}
+
+function extend(event) {
+    const place = canvas.getBoundingClientRect();
+    for (const { clientX, clientY } of [...(event.getCoalescedEvents?.() ?? []), event]) {
+        focus = [(clientX - place.left) / place.width * WIDTH, (clientY - place.top) / place.height * HEIGHT];
+        strokes.at(-1).push(focus);
+    }
+    changed();
+}
+
+function changed() {
+    render(canvas);
+    ask();
+}
+
+function ask() {
+    wanted++;
+    if (!busy) next();
+}
+
+async function next() {
+    busy = true;
+    while (sent < wanted) {
+        sent = wanted;
+        if (!strokes.length) { show({}); continue; }
+        try {
+            const paper = Object.assign(document.createElement("canvas"), { width: WIDTH, height: HEIGHT });
+            render(paper);
+            const png = await new Promise(done => paper.toBlob(done, "image/png"));
+            const where = new URLSearchParams({ x: focus[0], y: focus[1], ...(asked === null ? {} : { label: asked }) });
+            const options = { method: "POST", body: png, headers: { "Content-Type": "image/png" } };
+            const answer = await (await fetch("read?" + where, options)).json();
+            if (strokes.length) show(answer);
+        } catch {
+            message.textContent = "The demo has ended. Start it again, and reload this page.";
+        }
+        await new Promise(done => setTimeout(done, PAUSE));
+    }
+    busy = false;
+}
+
+const element = (name, properties = {}, ...children) => {
+    const made = Object.assign(document.createElement(name), properties);
+    made.append(...children);
+    return made;
+};
+const picture = (src, alt) => element("img", { src, alt });
+const signed = value => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(1);
+const name = label => names[label] ?? label;
+
+function show(answer) {
+    const digits = answer.digits ?? [], read = digits.length > 0;
+    message.textContent = answer.message ?? (strokes.length ? "" : "Draw a digit here, or several.");
+    boxes.replaceChildren(...digits.map(({ x, y, width, height }, index) => {
+        const box = element("div", { className: index === answer.chosen && digits.length > 1 ? "chosen" : "" });
+        const sides = { left: x / WIDTH, top: y / HEIGHT, width: width / WIDTH, height: height / HEIGHT };
+        for (const [side, share] of Object.entries(sides)) box.style[side] = `${100 * share}%`;
+        return box;
+    }));
+    $("#read").replaceChildren(...(digits.length > 1 ? digits : []).map(({ x, y, width, height, label, share }, index) => {
+        const look = () => { focus = [x + width / 2, y + height / 2]; ask(); };
+        const button = element("button", { textContent: name(label), title: percent(share), onclick: look });
+        button.ariaPressed = index === answer.chosen;
+        return button;
+    }));
+    $("#answer .picture").replaceChildren(...(read ? [picture(answer.seen, "28x28 pixels")] : []));
+    $("output").textContent = read ? name(answer.answer) : "";
+    document.querySelectorAll("#answer li").forEach((row, label) => {
+        const share = read ? percent(answer.shares[label]) : "";
+        row.className = label === answer.answer ? "first" : "";
+        row.querySelector("i").style.width = share;
+        row.querySelector("span").textContent = share;
+        row.firstChild.ariaPressed = read && label === answer.asked && asked !== null;
+    });
+    showWhy(read ? answer : null);
+    if (read) tick(answer);
+}
+
+function showWhy(answer) {
+    document.querySelectorAll(".asked").forEach(place => { place.textContent = answer ? name(answer.asked) : "that"; });
+    $("#evidence").replaceChildren(...(answer ? [picture(answer.evidence.picture, "what each pixel says")] : []));
+    $("#for").textContent = answer ? signed(answer.evidence.for) : "";
+    $("#against").textContent = answer ? signed(answer.evidence.against) : "";
+    $("#method").textContent = !answer ? "" : answer.evidence.exact
+        ? `Exact: with ${signed(answer.evidence.rest)} for what is the same in every drawing, this is all that the net adds up.`
+        : "Gradient times pixel: right for small changes. A net of more layers has no exact sum.";
+    const { awake, count, shown } = answer?.units ?? { shown: [] }, most = Math.max(...shown.map(unit => unit.output));
+    $("#units .count").textContent = answer ? `${awake} of ${count}` : "";
+    $("#units .row").replaceChildren(...shown.map(({ picture: weights, output, vote }) => {
+        const bar = element("i", { className: vote < 0 ? "no" : "yes" });
+        bar.style.width = `${100 * Math.max(0, output / most)}%`;
+        const caption = vote === null ? output.toFixed(1) : signed(vote);
+        const cell = element("div", { className: "cell" }, picture(weights, "weights"));
+        return element("figure", {}, cell, element("div", { className: "bar" }, bar), element("figcaption", { textContent: caption }));
+    }));
+    $("#units .note").textContent = !answer ? "What each unit looks for: blue wakes it, orange puts it to sleep."
+        : "Blue pixels wake a unit, orange ones put it to sleep. " + (shown[0]?.vote === null
+            ? "The bar is how awake it is; it looks at every part of the drawing." : `The bar is how awake it is, the number its vote on ${name(answer.asked)}.`);
+    const alike = answer?.alike ?? { shown: [], note: "" };
+    $("#alike .row").replaceChildren(...alike.shown.map(({ picture: image, label }) => element("figure", {},
+        element("div", { className: "cell" }, picture(image, "training image")), element("figcaption", { textContent: name(label) }))));
+    $("#alike .note").textContent = alike.note;
+}
+
+// Things to try, ticked off as they are done. A single stroke: the answer was another when the last one ended.
+function tick({ digits, shares, answer }) {
+    if (drawing) return;
+    const one = digits.length === 1, [first, second] = [...shares].sort((a, b) => b - a);
+    const done = {
+        sure: first >= .999, torn: second > .3, five: digits.length >= 5, unsure: first < .5,
+        changed: one && before !== null && before !== answer,
+    };
+    for (const [task, so] of Object.entries(done)) if (so) $(`[data-task=${task}]`).classList.add("done");
+    before = one ? answer : null;
+}
+
+const percent = share => `${(100 * share).toFixed(1)}%`;
+let names = [];
+
+canvas.addEventListener("pointerdown", event => {
+    if (!event.isPrimary || event.button) return;
+    canvas.setPointerCapture(event.pointerId);
+    strokes.push([]);
+    drawing = true;
+    extend(event);
+});
+canvas.addEventListener("pointermove", event => { if (drawing && event.isPrimary) extend(event); });
+canvas.addEventListener("lostpointercapture", () => { drawing = false; ask(); });
+$("#clear").onclick = () => { strokes = []; asked = before = null; changed(); };
+$("#undo").onclick = () => { strokes.pop(); before = null; focus = strokes.at(-1)?.at(-1) ?? focus; changed(); };
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => render(canvas));
+
+fetch("about").then(about => about.json()).then(about => {
+    ({ names } = about);
+    $("#about").textContent = `${about.model} ${about.tested}`;
+    $("ol").append(...names.map((text, label) => {
+        const why = () => { asked = asked === label ? null : label; ask(); };
+        const cells = [element("b", { textContent: text }), element("div", {}, element("i")), element("span")];
+        return element("li", {}, element("button", { title: `Why ${text}, or why not?`, onclick: why }, ...cells));
+    }));
+    show({});
+});
