@@ -149,7 +149,7 @@ def test_ten_thousand_images_are_one_answer_each(folder, tmp_path):
 def test_what_cannot_be_asked_is_said_in_a_line(folder):
     for args, words in (
         (["--json", "--csv", "pictures"], "one of --json and --csv"),
-        ([], "required: image"),
+        ([], "expected IMAGE"),
     ):
         result = predict(folder, *args)
         assert result.stdout == ""
