@@ -61,12 +61,8 @@ class Digit(NamedTuple):
         return self.top + self.ink.shape[0] // 2, self.left + self.ink.shape[1] // 2
 
     def overlaps(self, other: "Digit") -> bool:
-        return all(
-            max(mine, its) < min(mine + my_side, its + its_side)
-            for mine, my_side, its, its_side in zip(
-                (self.top, self.left), self.ink.shape, (other.top, other.left), other.ink.shape, strict=True
-            )
-        )
+        apart = np.abs(np.subtract(self.middle, other.middle))
+        return bool((2 * apart < np.add(self.ink.shape, other.ink.shape)).all())
 
 
 def find(pixels: Float) -> list[Digit]:
