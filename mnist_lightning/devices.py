@@ -65,3 +65,12 @@ def identity(device: torch.device) -> dict[str, Any]:
         return named
     driver = collect_env.get_nvidia_driver_version(collect_env.run)
     return {**named, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "driver": driver}
+
+
+def reseed(seed: int, device: torch.device) -> None:
+    """Draws random numbers from another seed; ``torch.initial_seed``, which images are ordered by, stays."""
+    state = torch.Generator().manual_seed(seed).get_state()
+    state[:8] = torch.get_rng_state()[:8]  # where a generator's state has its seed
+    torch.set_rng_state(state)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)

@@ -18,7 +18,8 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from mnist_lightning.data.augment import SIDE
 from mnist_lightning.data.format import DIGITS, IMAGE_SHAPE
-from mnist_lightning.devices import Mean, random_state, set_random_state
+from mnist_lightning.data.sampler import seeded
+from mnist_lightning.devices import Mean, random_state, reseed, set_random_state
 from mnist_lightning.errors import UserError
 from mnist_lightning.model.base import LOSSES, BaseClassifier, LossName, accuracy
 from mnist_lightning.model.nets import LAYERS, Activation, NetName, build, sizes
@@ -138,6 +139,10 @@ class MNISTClassifier(BaseClassifier):
         if self._rng_state is not None:
             states = torch.atleast_2d(self._rng_state)
             set_random_state(states[self.global_rank % len(states)], self.device)
+        elif self.global_rank:  # dropout draws for each process
+            reseed(seeded(torch.initial_seed(), self.global_rank).initial_seed(), self.device)
+        if self.global_rank:  # what all had counted, of a checkpoint from within an epoch, the first has
+            self.train_metrics.reset()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Any]:
         """Takes the optimizer steps of a chunk but the last, and returns the loss of that for Lightning to take.
@@ -207,6 +212,9 @@ class MNISTClassifier(BaseClassifier):
         states = gather_all_tensors(state) if self.trainer.world_size > 1 else [state]
         checkpoint["rng_state"] = torch.stack(states).cpu()
         checkpoint["history"] = self.history
+        for name, metric in self.train_metrics.items(keep_base=True):
+            with metric.sync_context():  # what all processes have counted
+                checkpoint["state_dict"].update(metric.state_dict(prefix=f"train_metrics.{name}."))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._rng_state = checkpoint.get("rng_state")

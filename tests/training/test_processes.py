@@ -126,3 +126,72 @@ def test_torchrun_starts_the_processes_too(uneven, tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("cpu, 2 processes") == result.stdout.count("test accuracy") == 1
     assert [path.name for path in tmp_path.glob("lightning_logs/*")] == ["version_0"]
+
+
+PLAIN = """
+import json, sys, zlib
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from mnist_lightning.data.datamodule import MNISTDataModule
+from mnist_lightning.model.classifier import MNISTClassifier
+
+class Seen(L.Callback):
+    "Writes down the random state that each process begins with, and the seed that the images are ordered by."
+    def on_train_batch_start(self, trainer, *_):
+        with open(f"rank_{trainer.global_rank}", "a") as file:
+            print(torch.initial_seed(), zlib.crc32(bytes(torch.get_rng_state().tolist()[8:])), file=file)
+
+def fit(trainer, ckpt_path=None):
+    L.seed_everything(0)
+    model = MNISTClassifier(hidden=[32])
+    trainer.fit(model, MNISTDataModule(sys.argv[1], batch_size=17, eval_batch_size=10), ckpt_path=ckpt_path)
+    return model
+
+def trainer(*callbacks):
+    off = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+    devices = {"strategy": sys.argv[2], "devices": 2} if len(sys.argv) > 2 else {"devices": 1}
+    keeps = {"enable_checkpointing": bool(callbacks)}
+    return L.Trainer(accelerator="cpu", max_epochs=2, callbacks=list(callbacks), **devices, **keeps, **off)
+
+if __name__ == "__main__":
+    every = ModelCheckpoint("states", "{step}", save_top_k=-1, every_n_train_steps=50)
+    first = trainer(every, Seen())
+    model = fit(first)
+    steps = first.global_step
+    test = first.test(model, MNISTDataModule(sys.argv[1], eval_batch_size=10), verbose=False)[0]
+    weights = [parameter.double().sum().item() for parameter in model.parameters()]
+    found = {"test": test, "weights": weights, "history": model.history, "steps": steps}
+    if len(sys.argv) < 3 or sys.argv[2] == "ddp":
+        found["resumed"] = fit(trainer(), "states/step=50.ckpt").history
+    if first.is_global_zero:
+        json.dump(found, open("found.json", "w"))
+"""
+
+
+@pytest.fixture(scope="module")
+def alone(uneven, tmp_path_factory):
+    return plain(uneven, cwd=tmp_path_factory.mktemp("alone"))
+
+
+def plain(*options, cwd):
+    """Trains and tests with a Trainer as it comes, and returns what was found."""
+    (cwd / "plain.py").write_text(PLAIN)
+    result = Script(cwd / "plain.py", *options, cwd=cwd, real=True).result()
+    assert result.returncode == 0, result.stderr
+    return json.loads((cwd / "found.json").read_text())
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
+def test_a_plain_trainer_trains_and_tests_on_every_image_once_in_two_processes(uneven, tmp_path, alone, strategy):
+    found = plain(uneven, strategy, cwd=tmp_path)
+    assert found["weights"] == pytest.approx(alone["weights"], rel=1e-4)
+    assert found["test"] == pytest.approx(alone["test"], rel=1e-4)
+    first, second = ((tmp_path / f"rank_{rank}").read_text().splitlines()[0].split() for rank in (0, 1))
+    assert first[0] == second[0] == "0"
+    assert first[1] != second[1]  # or dropout would draw one mask for both
+    if strategy == "ddp":
+        assert found["steps"] == alone["steps"] == 66
+        for history in (found["history"], found["resumed"], alone["resumed"]):  # the last two from within an epoch
+            for name, points in alone["history"].items():
+                assert [value for _, value in history[name]] == pytest.approx([value for _, value in points], rel=1e-4)
