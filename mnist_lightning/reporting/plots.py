@@ -21,6 +21,7 @@ RIGHT: Colour = (0, 114, 178)
 WRONG: Colour = (213, 94, 0)
 
 DIGIT = 84  # screen pixels of an image's longer side, more or less: three for each of MNIST's
+SMALL = 56  # the same, where a line of captions needs the room
 GAP = 8  # screen pixels between things
 
 
@@ -30,6 +31,7 @@ def digits(
     colours: Sequence[Colour] = (),
     columns: int = 10,
     labels: Sequence[str] = (),
+    side: int = DIGIT,
 ) -> Image.Image:
     """Draws digits in a grid, as ink on paper.
 
@@ -39,10 +41,13 @@ def digits(
         colours: Of each one's frame; a faint ink's by default.
         columns: Digits in a row.
         labels: A line on the left of each row.
+        side: Screen pixels of a digit's longer side, about.
     """
-    high, wide = _sides(images.shape[1:3])
+    high, wide = _sides(images.shape[1:3], side)
+    longest = max((font().getlength(line) for caption in captions for line in caption.split("\n")), default=0)
+    cell = max(wide, min(round(longest), DIGIT))
     lines = max((caption.count("\n") + 1 for caption in captions), default=0)
-    step_x, step_y = wide + GAP, high + GAP + 16 * lines
+    step_x, step_y = cell + GAP, high + GAP + 16 * lines
     left = max((round(font(14).getlength(label)) + GAP for label in labels), default=0)
     rows = -(-len(images) // columns)
     plot = Image.new("RGB", (left + GAP + columns * step_x, GAP + max(rows, 1) * step_y), PAPER)
@@ -50,14 +55,14 @@ def digits(
     for row, label in enumerate(labels):
         draw.text((GAP, GAP + row * step_y + high // 2), label, INK, font(14), anchor="lm")
     for index, image in enumerate(images):
-        x, y = left + GAP + index % columns * step_x, GAP + index // columns * step_y
+        x, y = left + GAP + (cell - wide) // 2 + index % columns * step_x, GAP + index // columns * step_y
         colour = colours[index] if colours else mix(INK, 0.25)
         draw.rectangle((x - 2, y - 2, x + wide + 1, y + high + 1), outline=colour, width=2)
         drawn = _blend(image / 255, INK) if image.ndim == 2 else Image.fromarray(image)
         plot.paste(drawn.resize((wide, high), 0), (x, y))
         for line, text in enumerate(captions[index].split("\n") if captions else ()):
             place = x + wide // 2, y + high + 3 + 16 * line
-            draw.text(place, _shortened(text, wide + GAP - 2), INK, font(), anchor="mt")
+            draw.text(place, _shortened(text, cell + GAP - 2), INK, font(), anchor="mt")
     return plot
 
 
@@ -80,7 +85,7 @@ def answers(
         f"{classes[answer]}, {share:.0%}" if ok else between.format(classes[answer], classes[label], share)
         for answer, share, label, ok in zip(said, sure, labels, right, strict=True)
     ]
-    return digits(images, captions, [RIGHT if ok else WRONG for ok in right], columns)
+    return digits(images, captions, [RIGHT if ok else WRONG for ok in right], columns, side=SMALL)
 
 
 def worst(labels: Array, probabilities: NDArray[np.float32], count: int) -> NDArray[np.intp]:
@@ -149,10 +154,10 @@ def weights(kernels: Array, columns: int = 8) -> Image.Image:
     return plot
 
 
-def _sides(sides: Sequence[int]) -> tuple[int, int]:
+def _sides(sides: Sequence[int], wanted: int) -> tuple[int, int]:
     """Screen pixels of an image's height and width: a multiple of its own, where it isn't large."""
     longer = max(sides)
-    factor = -(-DIGIT // longer) if longer <= DIGIT else min(1, 2 * DIGIT / longer)
+    factor = -(-wanted // longer) if longer <= wanted else min(1, 2 * wanted / longer)
     return max(1, round(sides[0] * factor)), max(1, round(sides[1] * factor))
 
 
