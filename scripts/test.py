@@ -52,7 +52,7 @@ def main() -> None:
         )
     figures = evaluate(trainer, model, data)
     results = report.metrics(figures, model.classes, data.dataset_name, data.test_sha256) | known
-    tested = report.tested(results, model, checkpoints, data.test_set)
+    tested = report.tested(results, model, checkpoints, data.test_set, figures.get("probabilities"))
     print(report.table(tested.results))
     folder = ("ensemble" if others else "test") + ("" if known["own_test_set"] else f"_on_{data.dataset_name}")
     output = args.output or run_of(first.path) / folder

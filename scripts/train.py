@@ -56,7 +56,8 @@ def train(cli: MNISTCLI) -> None:
         if checkpoint := cli.chosen_checkpoint:
             run, found = run_of(checkpoint), [read_checkpoint(checkpoint)]
             results |= {"training": training}
-            path = page.write(run / "test", report.tested(results, cli.model, found, cli.datamodule.test_set))
+            answers = report.tested(results, cli.model, found, cli.datamodule.test_set, tested.get("probabilities"))
+            path = page.write(run / "test", answers)
             print(f"{checkpoint.stem} checkpoint  {from_here(checkpoint)}\nreport           {from_here(path)}\n\nnext")
             if isinstance(cli.trainer.logger, TensorBoardLogger):
                 print(f"  curves   tensorboard --logdir {shlex.quote(from_here(run.parent))}")

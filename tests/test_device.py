@@ -24,7 +24,7 @@ from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.training.callbacks import MovingAverage
 from mnist_lightning.training.checkpointing import LastCheckpoint
 from mnist_lightning.training.chunks import StepsPerExecution
-from mnist_lightning.training.cli import MNISTCLI
+from mnist_lightning.training.cli import MNISTCLI, evaluate
 
 STANDIN = {"accelerator": "standin", "strategy": "standin"}
 
@@ -215,9 +215,9 @@ def answers(device, folder, paths):
     both = {}
     for name, model in (("one", checkpoints[0].classifier()), ("all", load_ensemble(checkpoints))):
         trainer, data = quiet_trainer(**options), MNISTDataModule(str(folder), eval_batch_size=30)
-        trainer.test(model, data, verbose=False)
-        assert {value.device.type for value in model.test_results.values()} == {"cpu"}  # nobody has to wait again
-        both |= {f"{name} {figure}": value.numpy() for figure, value in model.test_results.items()}
+        tested = evaluate(trainer, model, data)
+        assert {value.device.type for value in tested.values()} == {"cpu"}  # nobody has to wait again
+        both |= {f"{name} {figure}": value.numpy() for figure, value in tested.items()}
         both[name] = torch.cat([part.cpu() for part in trainer.predict(model, data)]).numpy()
         model.to(device)
         both[f"{name}, from NumPy"] = model.predict(data.test_set.tensors[0].numpy())[1]
@@ -231,7 +231,9 @@ def test_checkpoints_and_ensembles_answer_and_test_alike_on_both_devices(elsewhe
     here, there = (elsewhere(answers, device, small, paths) for device in ("cpu", "standin"))
     assert {"one", "all", "one accuracy", "all confusion_matrix"} < here.keys() == there.keys()
     equal(here, there, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(here["one"], here["one, from NumPy"], rtol=1e-4)
+    for each in (here, there):
+        np.testing.assert_allclose(each["one"], each["one, from NumPy"], rtol=1e-4)
+        np.testing.assert_allclose(each["one"], each["one probabilities"], rtol=1e-6)
 
 
 def test_metrics_that_need_no_wait_are_torchmetrics_own():

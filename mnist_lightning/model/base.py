@@ -140,10 +140,12 @@ class BaseClassifier(L.LightningModule):
             self.val_confusion = self.val_confusion_matrix.compute()
         self.val_confusion_matrix.reset()
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         images, labels = batch
+        logits = self(images)
         if len(labels):  # a process's part of a last batch can be empty
-            self.test_metrics.update(self(images), labels)
+            self.test_metrics.update(logits, labels)
+        return {"logits": logits}
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Returns the probability of each label, float32 (batch, 10), for ``Trainer.predict``."""

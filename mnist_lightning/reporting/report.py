@@ -64,7 +64,11 @@ def metrics(results: Mapping[str, Tensor], classes: Sequence[str], dataset: str,
 
 
 def tested(
-    results: Mapping[str, Any], model: BaseClassifier, checkpoints: Sequence[Checkpoint], dataset: ImageDataset
+    results: Mapping[str, Any],
+    model: BaseClassifier,
+    checkpoints: Sequence[Checkpoint],
+    dataset: ImageDataset,
+    probabilities: Tensor | None = None,
 ) -> Tested:
     """Asks a model, and each member of an ensemble, for its answers, and gathers what is known of how it came to be.
 
@@ -73,16 +77,19 @@ def tested(
         model: What was tested.
         checkpoints: What it was read from: one, or each member's.
         dataset: What it was tested on.
+        probabilities: What it answered there, so that the mistakes shown are those that were counted: another device
+            or precision may make others. By default it is asked again.
     """
     images, labels = (part.numpy() for part in dataset.tensors)
     records = [record(checkpoint) for checkpoint in checkpoints]
+    given = model.predict(images)[1] if probabilities is None else probabilities.numpy()
     if isinstance(model, Ensemble):
         answers = [member.predict(images)[1] for member in model.members]  # type: ignore[operator]
         members = [_member(*each, labels) for each in zip(records, answers, strict=True)]
-        return Tested(model, records, dataset, {**results, "members": members}, np.mean(answers, axis=0))
+        return Tested(model, records, dataset, {**results, "members": members}, given)
     known = {"validation": records[0].validation or None, "training": _without_history(records[0].training) or None}
     results = {**results, **{name: value for name, value in known.items() if value}}
-    return Tested(model, records, dataset, results, model.predict(images)[1])
+    return Tested(model, records, dataset, results, given)
 
 
 def _without_history(training: Mapping[str, Any]) -> dict[str, Any]:

@@ -97,6 +97,23 @@ class MovingAverage(EMAWeightAveraging):
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
 
+class Answers(L.Callback):
+    """Keeps what a test answers, as its metrics count it: of that device and precision."""
+
+    works_with_chunks = True
+
+    def __init__(self) -> None:
+        self._logits: list[torch.Tensor] = []
+
+    def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        self._logits.append(outputs["logits"])
+
+    @property
+    def probabilities(self) -> torch.Tensor:
+        """Of each label, for each image: float32 (N, classes), on the CPU."""
+        return torch.cat(self._logits).float().softmax(1).cpu()
+
+
 def _tensors(module: nn.Module) -> list[torch.Tensor]:
     return [*module.parameters(), *module.buffers()]
 

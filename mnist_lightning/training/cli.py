@@ -25,7 +25,7 @@ from mnist_lightning.model.base import BaseClassifier
 from mnist_lightning.model.checkpoint import Checkpoint, read_checkpoint
 from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.model.nets import sizes
-from mnist_lightning.training.callbacks import MovingAverage, RunHeader, RunTimer, StepProgressBar
+from mnist_lightning.training.callbacks import Answers, MovingAverage, RunHeader, RunTimer, StepProgressBar
 from mnist_lightning.training.checkpointing import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, Stopped
 from mnist_lightning.training.chunks import StepsPerExecution
 from mnist_lightning.training.options import add_run_options
@@ -241,6 +241,8 @@ def _as_list(value: Any) -> list[Any]:
 def evaluate(
     trainer: Trainer, model: BaseClassifier, datamodule: MNISTDataModule, ckpt_path: Path | None = None
 ) -> dict[str, Tensor]:
-    """Runs the test set through a model, or through a checkpoint of it, and returns its ``test_results``."""
+    """Tests a model, or a checkpoint of it; returns its ``test_results``, and what it answered if in one process."""
+    trainer.callbacks.append(answers := Answers())  # type: ignore[attr-defined]  # set, but not declared
     trainer.test(model, datamodule, ckpt_path=ckpt_path, weights_only=True, verbose=False)
-    return model.test_results
+    trainer.callbacks.remove(answers)  # type: ignore[attr-defined]
+    return model.test_results | ({"probabilities": answers.probabilities} if trainer.world_size == 1 else {})

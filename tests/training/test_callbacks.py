@@ -3,10 +3,13 @@
 import lightning.pytorch as L
 import pytest
 import torch
+from helpers import quiet_trainer
 
+from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
 from mnist_lightning.model.checkpoint import load_classifier
-from mnist_lightning.training.cli import MNISTCLI
+from mnist_lightning.model.classifier import MNISTClassifier
+from mnist_lightning.training.cli import MNISTCLI, evaluate
 
 # what the scripts silence too: see quiet() in console/messages.py
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
@@ -134,3 +137,18 @@ def test_a_run_has_the_name_it_was_given_and_another_cannot_take_it(dataset, tmp
 def test_an_average_that_cannot_be_is_refused(dataset, tmp_path, decay):
     with pytest.raises(UserError, match="expected --ema_decay to be from 0 to below 1, got"):
         command_line(dataset, tmp_path, f"--ema_decay={decay}")
+
+
+def test_the_mistakes_of_a_report_are_those_that_were_counted_whatever_the_precision(dataset):
+    torch.manual_seed(0)
+    model, data = MNISTClassifier(), MNISTDataModule(str(dataset), eval_batch_size=30)
+    last = model.net[-1]  # whose first two answers are so close together that rounding decides
+    last.bias.data[:2] = 10
+    last.weight.data[1] = last.weight[0].detach() + 1e-4 * torch.randn(128)
+    tested = evaluate(quiet_trainer(precision="bf16-mixed"), model, data)
+    answers, labels = tested["probabilities"].argmax(1), data.test_set.tensors[1]
+    assert (tested["probabilities"].shape, tested["probabilities"].dtype) == ((100, 10), torch.float32)
+    assert (answers == labels).float().mean() == tested["accuracy"]
+    assert torch.equal(torch.bincount(labels * 10 + answers, minlength=100).view(10, 10), tested["confusion_matrix"])
+    again = model.predict(data.test_set.tensors[0].numpy())[0]
+    assert (again != answers.numpy()).any()
