@@ -128,7 +128,7 @@ def test_help_is_short_and_help_all_leaves_nothing_out(tmp_path):
     config = yaml.safe_load(ok(run_script("train.py", "--print_config", cwd=tmp_path)))
     groups = ("model", "data", "checkpoint", "plots", "early_stopping")
     ours = [f"--{group}.{name} " for group in groups for name in config[group]]
-    assert len(ours) == 39
+    assert len(ours) == 41
     ours += [f"--{name} " for name in ("accelerator", "max_epochs", "steps_per_execution", "ckpt_path", "name")]
     for option in {*ours, "--ema_decay ", "--help_all"} - {"--data.mirrors "}:
         assert option in brief
@@ -176,7 +176,7 @@ def damaged(kind, folder):
             path.write_bytes(bytes(data))
         case "labels too few":
             write_idx(labels, read_idx(labels)[:-1])
-        case "label 10":
+        case "one label":
             write_idx(labels, np.full(600, 10, np.uint8))
         case "not 28x28":
             write_idx(images, np.zeros((600, 32, 32), np.uint8))
@@ -191,7 +191,7 @@ BAD_FILES = {
     "gzip truncated": "gzip",
     "gzip garbled": "gzip",
     "labels too few": "600 images",
-    "label 10": "expected labels from 0 to 9, got 10",
+    "one label": "expected 2 to 256 classes",
     "not 28x28": "(N, 28, 28), got uint8 of shape (600, 32, 32)",
 }
 
