@@ -19,7 +19,7 @@ from mnist_lightning.handwriting.to_mnist import LONGEST, Found, Place
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "PPM")  # no EPS, which would run Ghostscript
 KINDS = ", ".join(FORMATS)
-MOST = 50_000_000  # pixels of a picture: 0.5 GB to decode and to prepare
+MOST = 50_000_000  # pixels of a picture: up to 0.8 GB to decode and to prepare
 IDX = re.compile(rb"\0\0[^\0]|" + re.escape(GZIP_MAGIC))  # an AVIF begins with three zeros
 
 
@@ -105,6 +105,8 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
             yield picture
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    except Image.DecompressionBombError as error:  # Pillow's own bound is higher
+        raise UserError(f"{path}: expected at most {MOST:,} pixels, got far more; shrink it") from error
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: expected a picture ({KINDS}) or an IDX file, got something else") from error
     except Exception as error:  # Pillow's readers raise whatever a damaged file makes them

@@ -113,11 +113,13 @@ def test_every_digit_of_a_picture_is_a_row_with_its_place_and_one_is_the_largest
 def test_a_drawing_that_is_too_small_and_a_picture_that_is_too_large_are_told_so(folder):
     draw(3, size=(60, 60), height=5, pen=1, place=(20, 20)).save(folder / "tiny.png")
     Image.new("1", (8000, 8000)).save(folder / "vast.png")  # a kilobyte or two
-    result = predict(folder, "tiny.png", "vast.png")
+    Image.new("1", (16000, 16000)).save(folder / "bomb.png")
+    result = predict(folder, "tiny.png", "vast.png", "bomb.png")
     assert result.returncode == 1
-    tiny, vast = result.stderr.splitlines()
+    tiny, vast, bomb = result.stderr.splitlines()
     assert "tiny.png: expected a digit at least 8 pixels high" in tiny
     assert "vast.png: expected at most 50,000,000 pixels, got 8,000x8,000" in vast
+    assert "bomb.png: expected at most 50,000,000 pixels, got far more" in bomb
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "tif", "webp", "avif", "ppm"])
