@@ -31,7 +31,7 @@ from mnist_lightning.model.schedule import (
     build_optimizer,
     build_schedule,
 )
-from mnist_lightning.traced import StepTracer
+from mnist_lightning.traced import Step, StepTracer
 
 BOUNDS: tuple[Bound, ...] = (
     *OPTIMIZER_BOUNDS,
@@ -133,6 +133,7 @@ class MNISTClassifier(BaseClassifier):
         as_here = type(self).forward is MNISTClassifier.forward  # or else the net is not all that gives the logits
         tracer = StepTracer(self.net, self._mean_loss, optimizer, clip, required=self.trace is True)
         self._tracer = tracer if self.trace and as_here else None
+        self._traced = self.net, self.loss  # a callback may bring others
         return {"optimizer": optimizer, "lr_scheduler": schedule} if schedule else optimizer  # type: ignore[return-value]
 
     def on_train_start(self) -> None:
@@ -150,10 +151,12 @@ class MNISTClassifier(BaseClassifier):
         With it come the mean loss of each step, and its learning rate.
         """
         *chunk, last = [batch] if batch[1].ndim == 1 else zip(*batch, strict=True)
-        traced = self._tracer.step_for(*chunk[0]) if chunk and self._tracer else None
+        take: Step = self._step
         steps, rates = [], [self._rate]
+        if chunk and self._tracer and self._traced == (self.net, self.loss):
+            take = self._tracer.step_for(*chunk[0]) or take
         for images, labels in chunk:
-            steps.append((traced or self._step)(images, labels))
+            steps.append(take(images, labels))
             self._step_schedule()
             rates.append(self._rate)
         logits = self(last[0])

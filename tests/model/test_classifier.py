@@ -1,5 +1,6 @@
 """The training step against a plain loop, the losses, the schedules, the metrics, and what is logged where."""
 
+from functools import partial
 from typing import get_args
 
 import lightning.pytorch as L
@@ -109,6 +110,26 @@ def test_a_trace_of_each_net_trains_it_as_the_plain_loop_does(dataset, name):
 def test_clipping_too_is_that_of_the_plain_loop(dataset, steps):
     trained = fit(dataset, steps=steps, trainer={"max_epochs": 2, "gradient_clip_val": 0.1})
     assert same_weights(trained.net, plain_loop(dataset, epochs=2, clip=0.1))
+
+
+class OtherNet(L.Callback):
+    works_with_chunks = True
+
+    def on_train_start(self, trainer, pl_module):
+        pl_module.net = torch.nn.Sequential(torch.nn.Threshold(0.5, 0.0), pl_module.net)
+
+
+class OtherLoss(L.Callback):
+    works_with_chunks = True
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        pl_module.loss = partial(F.cross_entropy, reduction="sum", label_smoothing=0.3)
+
+
+@pytest.mark.parametrize("callback", [OtherNet, OtherLoss])
+def test_a_net_or_a_loss_that_a_callback_brings_is_what_is_trained(dataset, callback):
+    one, several = (fit(dataset, steps=steps, trainer={"max_epochs": 2, "callbacks": [callback()]}) for steps in (1, 4))
+    assert same_weights(one, several)
 
 
 class GradientWatcher(L.Callback):
