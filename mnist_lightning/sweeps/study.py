@@ -182,7 +182,9 @@ def claim(folder: Path, study: optuna.Study, plan: Plan) -> Claim | None:
         trials = study.get_trials(deepcopy=False)
         for trial in trials:
             if trial.state == TrialState.RUNNING and (lock := _lock(folder, plan, trial.number)):
-                return _begun(Trial(study, trial._trial_id), lock, plan)
+                if study.get_trials(deepcopy=False)[trial.number].state == TrialState.RUNNING:
+                    return _begun(Trial(study, trial._trial_id), lock, plan)
+                lock.release()  # it got done while we looked
         if plan.sweep and plan.sweep.method != "grid" and len(trials) < plan.sweep.trials:
             study.sampler = _sampler(plan.sweep, len(trials))
         elif not any(trial.state == TrialState.WAITING for trial in trials):
@@ -227,21 +229,22 @@ def _lock(folder: Path, plan: Plan, number: int) -> FileLock | None:
     return lock
 
 
-def given_back(study: optuna.Study, worker: str, reason: str) -> bool:
+def given_back(folder: Path, study: optuna.Study, plan: Plan, worker: str, reason: str) -> bool:
     """Notes that a process died on its trial, which the next one takes over; a trial that many die on has failed.
 
     Returns:
-        Whether it had a trial.
+        Whether it had ever taken one.
     """
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    frozen = next((trial for trial in running if trial.user_attrs.get("worker") == worker), None)
-    if frozen:
-        deaths = frozen.user_attrs.get("deaths", 0) + 1
-        trial = Trial(study, frozen._trial_id)
-        trial.set_user_attr("deaths", deaths)
-        if deaths == DEATHS:
-            fail(study, trial, f"its process died {deaths} times, of {reason}")
-    return frozen is not None
+    took = [trial for trial in study.get_trials(deepcopy=False) if worker in trial.user_attrs.get("workers", [])]
+    for frozen in took:
+        if frozen.state == TrialState.RUNNING:
+            deaths = frozen.user_attrs.get("deaths", 0) + 1
+            trial = Trial(study, frozen._trial_id)
+            trial.set_user_attr("deaths", deaths)
+            if deaths >= DEATHS and (lock := _lock(folder, plan, frozen.number)):  # and nobody else is at it already
+                with lock:
+                    fail(study, trial, f"its process died {deaths} times, of {reason}")
+    return bool(took)
 
 
 def fail(study: optuna.Study, trial: Trial, reason: str) -> None:

@@ -119,14 +119,14 @@ def _watch(
             best = min((trial for trial in trials if trial.state == TrialState.COMPLETE), key=rank, default=None)
             bar.set_postfix_str(f"best {describe(best)}" if best else "")
             for number, worker in enumerate(workers):
-                if _died(study, worker):
+                if _died(folder, study, plan, worker):
                     workers[number], working = _start(folder, plan, jobs), True
             if any(worker.poll() for worker in workers):
                 return  # one has met what the others would too
             time.sleep(EVERY * working)
 
 
-def _died(study: optuna.Study, worker: "subprocess.Popen[str]") -> bool:
+def _died(folder: Path, study: optuna.Study, plan: Plan, worker: "subprocess.Popen[str]") -> bool:
     """Whether a worker was ended by a signal, not by what it met; then its trial is given back.
 
     Raises:
@@ -135,7 +135,7 @@ def _died(study: optuna.Study, worker: "subprocess.Popen[str]") -> bool:
     code = worker.poll() or 0
     if code < 0:
         name = signal.Signals(-code).name + (" (out of memory?)" if code == -signal.SIGKILL else "")
-        if not store.given_back(study, f"{socket.gethostname()}:{worker.pid}", name):
+        if not store.given_back(folder, study, plan, f"{socket.gethostname()}:{worker.pid}", name):
             raise UserError(f"a process of this sweep died of {name}; the same command goes on from here")
     return code < 0 or code == 128 + signal.SIGTERM
 

@@ -86,7 +86,7 @@ def work(folder: Path, plan: Plan) -> None:
     worker = f"{socket.gethostname()}:{os.getpid()}"
     while True:
         if claim := store.claim(folder, study, plan):
-            claim.trial.set_user_attr("worker", worker)
+            claim.trial.set_user_attr("workers", [*claim.trial.user_attrs.get("workers", []), worker])
             with claim.lock:
                 take(folder, study, claim, plan.measure)
         elif any(not trial.state.is_finished() for trial in study.get_trials(deepcopy=False)):

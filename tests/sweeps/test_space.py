@@ -3,10 +3,13 @@
 import itertools
 
 import pytest
+from helpers import ROOT
 
 from mnist_lightning.errors import UserError
 from mnist_lightning.sweeps import space
 from mnist_lightning.sweeps.space import Sweep
+from mnist_lightning.sweeps.study import plan
+from mnist_lightning.sweeps.worker import check
 from mnist_lightning.training.cli import MNISTCLI
 
 
@@ -119,3 +122,13 @@ def test_a_range_that_is_none_is_a_line(given):
 def test_what_does_not_go_together_is_a_line(asked, words):
     with pytest.raises(UserError, match=words):
         asked.checked()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_sweep_of_the_configs_is_one_whose_options_are_train_pys(path, dataset):
+    own = {"method", "trials", "seeds", "folds", "pruner"}
+    given = space.read(path)
+    fixed, swept = space.divide({name: value for name, value in given.items() if name not in own})
+    kept = {"method": "grid", "trials": 0, "seeds": 1, "folds": 0, "pruner": "median"}
+    asked = Sweep(fixed, swept, **(kept | {name: given[name] for name in own & given.keys()})).checked()
+    check(plan(asked._replace(options={**fixed, "data.data_dir": str(dataset)})))
