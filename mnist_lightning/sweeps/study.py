@@ -84,12 +84,8 @@ def load(folder: Path, name: str) -> optuna.Study | None:
     if not (folder / STORE).is_file():
         return None
     storage = _storage(folder / STORE)
-    study = optuna.load_study(study_name=name, storage=storage) if name in _names(storage) else None
+    study = optuna.load_study(study_name=name, storage=storage) if name in optuna.get_all_study_names(storage) else None
     return study if study and "identity" in study.user_attrs else None
-
-
-def _names(storage: optuna.storages.RDBStorage) -> list[str]:
-    return optuna.get_all_study_names(storage)
 
 
 def _storage(path: Path) -> optuna.storages.RDBStorage:
@@ -142,7 +138,7 @@ def create(folder: Path, plan: Plan, check_plan: Callable[[Plan], None]) -> optu
             if not (folder / STORE).is_file():
                 with atomic_path(folder / STORE) as path:
                     path.unlink(missing_ok=True)  # what a killed process left
-                    _names(_storage(path))
+                    _storage(path)
             study = optuna.create_study(storage=_storage(folder / STORE), study_name=plan.name, load_if_exists=True)
             study.set_user_attr("identity", dict(plan.identity))
         for point in new_points(study, plan):
