@@ -30,9 +30,13 @@ def trainer_errors() -> Iterator[None]:
 
 @contextmanager
 def class_errors() -> Iterator[None]:
-    """Says what a class that the user named complains of: a logger that lacks its package, say."""
+    """Says what a class that the user named complains of: a logger that lacks its package, say; or a net its memory."""
     try:
         yield
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):
+            raise
+        raise UserError("expected a net that fits into memory, got a larger one; lower --model.hidden") from error
     except (TypeError, ValueError) as error:
         cause: BaseException = error
         while isinstance(cause, TypeError | ValueError) and (deeper := cause.__cause__ or cause.__context__):

@@ -16,6 +16,7 @@ BAD_OPTIONS = [
     (["--trainer.callbacks=Timer", "--trainer.callbacks.foo=3"], ["--trainer.callbacks.foo: expected an arg", "got 3"]),
     (["--trainer.callbacks=RichProgressBar", "--trainer.callbacks.leave=x"], [".leave: expected bool, got x"]),
     (["--model.hidden", "3"], ["--model.hidden", "a list such as [256,128]", "got 3"]),
+    (["--model.hidden", "[100000000000]"], ["expected a net that fits into memory", "lower --model.hidden"]),
     (["--model.activation", "swish"], ["'relu', 'sigmoid', 'tanh', 'gelu'", "got swish"]),
     (["--model.lr", "fast"], ["--model.lr", "expected float, got fast"]),
     (["--model.lr", "-1"], ["expected lr to be above 0, got -1.0"]),
