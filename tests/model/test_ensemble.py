@@ -97,7 +97,7 @@ def test_an_ensemble_of_none_is_refused():
 def test_testing_several_checkpoints_tests_the_ensemble(dataset, members, tmp_path):
     result = run_script("test.py", *members, "--accelerator=cpu", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
-    assert "ensemble of 3: the mean of their probabilities" in result.stdout
+    assert "together, the mean of their probabilities" in result.stdout
     written = json.loads((members[0].parents[1] / "ensemble" / "metrics.json").read_text())
     images, labels = (read_idx(dataset / name) for name in FILES[2:])
     probabilities = mean_probabilities(members, torch.from_numpy(images).unsqueeze(1) / 255).numpy()
