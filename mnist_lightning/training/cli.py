@@ -167,6 +167,7 @@ class MNISTCLI(LightningCLI):
                 run = run_of(checkpoint.path)
                 self.config.ckpt_path = config_of(run).get("ckpt_path")  # a run's config.yaml says what it began with
             self.trainer.loggers = [run_logger(run, root, checkpoint, self.config.name), *self.trainer.loggers]
+            self.config.name = None  # what repeats this run gets a folder of its own
         ckpt_path = checkpoint.path if checkpoint else None
         try:
             with one_line_until_it_trains(self.trainer, ckpt_path, new_run=self._own_logger):

@@ -1,6 +1,7 @@
 """What a run can be resumed from: a checkpoint with all its states, of a run with the same options and length."""
 
 import shutil
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -98,10 +99,19 @@ def one_line_until_it_trains(trainer: L.Trainer, ckpt_path: Path | None, new_run
             raise UserError(
                 "another process of this run died; resume from its last state with --ckpt_path last"
             ) from error
+        if (trained or ckpt_path is None) and _is_lightnings(error):
+            raise UserError(str(error)) from error
         if trained or ckpt_path is None or isinstance(error, UserError | OSError):
             raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(f"{ckpt_path}: cannot be resumed ({reason}); give another checkpoint") from error
+
+
+def _is_lightnings(error: Exception) -> bool:
+    """Whether Lightning itself raised an error, to say what is wrong with an option or a callback's argument."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    said = isinstance(error, ValueError | RuntimeError | ModuleNotFoundError) and not isinstance(error, UserError)
+    return said and str(frame.f_globals["__name__"]).startswith("lightning.")
 
 
 class CheckedStates(L.Callback):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 
 from mnist_lightning.errors import UserError
 from mnist_lightning.training.cli import MNISTCLI
@@ -78,3 +79,34 @@ def test_options_that_cannot_be_are_refused_by_their_names_and_leave_nothing(
     for word in words:
         assert word in message
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val_loss"], "`val_loss` which is not"),
+        (["--trainer.val_check_interval=5000"], "less than or equal to the number of the training batches"),
+    ],
+)
+def test_what_lightning_says_of_an_option_only_when_it_trains_is_a_line_too(
+    dataset, tmp_path, monkeypatch, options, words
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=words):
+        MNISTCLI([f"--data.data_dir={dataset}", "--accelerator=cpu", "--max_epochs=1", *options]).fit()
+
+
+def test_a_mistake_of_a_users_callback_keeps_its_traceback(dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cli = MNISTCLI([f"--data.data_dir={dataset}", "--accelerator=cpu", "--max_epochs=1"])
+    cli.trainer.callbacks.append(LambdaCallback(on_train_start=lambda *_: int("x")))
+    with pytest.raises(ValueError, match="invalid literal") as error:
+        cli.fit()
+    assert not isinstance(error.value, UserError)
+
+
+def test_a_run_with_a_name_is_repeated_from_its_config_in_a_folder_of_its_own(dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    MNISTCLI([f"--data.data_dir={dataset}", "--accelerator=cpu", "--max_epochs=1", "--name=wide"]).fit()
+    MNISTCLI(["--config=lightning_logs/wide/config.yaml"]).fit()
+    assert sorted(path.name for path in (tmp_path / "lightning_logs").iterdir()) == ["version_1", "wide"]
