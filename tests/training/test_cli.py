@@ -109,4 +109,4 @@ def test_a_run_with_a_name_is_repeated_from_its_config_in_a_folder_of_its_own(da
     monkeypatch.chdir(tmp_path)
     MNISTCLI([f"--data.data_dir={dataset}", "--accelerator=cpu", "--max_epochs=1", "--name=wide"]).fit()
     MNISTCLI(["--config=lightning_logs/wide/config.yaml"]).fit()
-    assert sorted(path.name for path in (tmp_path / "lightning_logs").iterdir()) == ["version_1", "wide"]
+    assert sorted(path.name for path in (tmp_path / "lightning_logs").iterdir()) == ["version_0", "wide"]
