@@ -187,14 +187,15 @@ class RunRecord(SaveConfigCallback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self._write(trainer, pl_module)  # not at the end of the one before: the module logs its own last
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self._write(trainer, pl_module, finished=True)
-        self._release()
+    def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        log_dir = trainer.log_dir if stage == "fit" else None  # asks all processes
+        if not self._run and trainer.is_global_zero and log_dir and Path(log_dir, RUN_RECORD).is_file():
+            self._lock, self._run = locked(Path(log_dir)), Path(log_dir)  # killed between its last state and record
+        if stage == "fit":
+            self._write(trainer, pl_module, finished=True)
+            self.on_exception()
 
     def on_exception(self, *_: Any) -> None:
-        self._release()
-
-    def _release(self) -> None:
         if self._run:
             self._lock.release()
 

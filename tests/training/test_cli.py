@@ -1,5 +1,7 @@
 """The command line: options that cannot be are refused by their names, in a line, and leave nothing."""
 
+import json
+
 import pytest
 import torch
 from lightning.pytorch.callbacks import LambdaCallback
@@ -110,3 +112,17 @@ def test_a_run_with_a_name_is_repeated_from_its_config_in_a_folder_of_its_own(da
     MNISTCLI([f"--data.data_dir={dataset}", "--accelerator=cpu", "--max_epochs=1", "--name=wide"]).fit()
     MNISTCLI(["--config=lightning_logs/wide/config.yaml"]).fit()
     assert sorted(path.name for path in (tmp_path / "lightning_logs").iterdir()) == ["version_0", "wide"]
+
+
+def test_a_run_killed_between_its_last_state_and_its_last_record_is_finished_when_it_is_resumed(
+    dataset, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    options = [f"--data.data_dir={dataset}", "--accelerator=cpu", "--max_epochs=2"]
+    MNISTCLI(options).fit()
+    record = tmp_path / "lightning_logs" / "version_0" / "training.json"
+    whole = json.loads(record.read_text())
+    record.write_text(json.dumps(whole | {"finished": False, "epochs": 1, "optimizer_steps": 9, "history": {}}))
+    MNISTCLI([*options, "--ckpt_path=last"]).fit()
+    again = json.loads(record.read_text())
+    assert {**again, "seconds": 0} == {**whole, "seconds": 0}
