@@ -25,7 +25,6 @@ def parser() -> Arguments:
         description=f"{__doc__} Any option of train.py can be given: one value is for all runs; a list is a choice; "
         "{from: 1e-4, to: 1e-2, log: true} is a range, for --method random or search.",
         usage=USAGE,
-        allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--method", choices=("grid", "random", "search"), default="grid", help="How points are chosen.")

@@ -2,21 +2,27 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from mnist_lightning.console.hints import advice
 from mnist_lightning.errors import UserError
 
 
 class Arguments(argparse.ArgumentParser):
-    """Complains in one line."""
+    """Complains in one line, and takes no option by its beginning."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
+        unknown = re.match(r"unrecognized arguments: ([^\s=]+)", message)
+        raise UserError(message + (advice(unknown[1], self._option_string_actions) if unknown else "; see --help"))
 
 
 @contextmanager

@@ -45,6 +45,8 @@ SYNONYMS = {
     "validation_split": "val_size",
     "val_split": "val_size",
     "random_seed": "seed_everything",
+    "seed": "seed_everything",
+    "early_stopping": "patience",
     "gpu": "accelerator",
     "cuda": "accelerator",
     "device": "accelerator",
@@ -59,6 +61,31 @@ SYNONYMS = {
     "pictures": "plots",
     "output_dir": "output",
 }
+# What loaders that fetch image by image have options for
+NEEDLESS = ("num_workers", "workers", "pin_memory", "persistent_workers", "prefetch_factor")
+
+
+def advice(given: str, options: Iterable[str]) -> str:
+    """Returns what to do instead of giving an option that there is not, as the end of a message.
+
+    Args:
+        given: ``--learning_rate``, or a word without a dash where none was expected.
+        options: All that there are.
+    """
+    if given.startswith("-") and _last(given) in NEEDLESS:
+        return "; leave it out: the images are in memory, where a loader's workers have nothing to do"
+    meant = option_meant(given, options)
+    return f"; did you mean {meant}?" if meant else "; see --help"
+
+
+def class_meant(given: str) -> str:
+    """Returns which of Lightning's classes somebody may have meant, as the end of a message."""
+    from lightning.pytorch import callbacks, loggers, profilers  # here, as few scripts take classes
+
+    known = {name.lower(): name for room in (callbacks, loggers, profilers) for name in room.__all__}
+    name = given.rpartition(".")[2].lower()
+    close = [] if name in known else difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    return f"; did you mean {known[close[0]]}?" if close else "; see its manual"
 
 
 def option_meant(given: str, options: Iterable[str]) -> str | None:
@@ -82,7 +109,7 @@ def option_meant(given: str, options: Iterable[str]) -> str | None:
 
 
 def _last(option: str) -> str:
-    return option.strip("-").rpartition(".")[2]
+    return option.strip("-").rpartition(".")[2].replace("-", "_")
 
 
 def _file_meant(given: str, known: list[str]) -> str | None:

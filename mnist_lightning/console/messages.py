@@ -1,6 +1,7 @@
 """What a script's console says when something is wrong: one line, an exit code, nothing that only developers need."""
 
 import logging
+import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -43,7 +44,18 @@ def class_errors() -> Iterator[None]:
             cause = deeper
         if cause is error or isinstance(error, UserError):
             raise
-        raise UserError(str(cause)) from error
+        raise UserError(_of_a_class(str(error)) or str(cause)) from error
+
+
+def _of_a_class(message: str) -> str | None:
+    """What a class that could not be made complained of, among what jsonargparse says of all types that it tried."""
+    named = re.search(r"class_path='(\S+?)'", message)
+    tried = re.split(r"^  - ", message.partition("\nGiven value type")[0], flags=re.MULTILINE)[1:]
+    said = [each for each in tried if not each.startswith(("Expected a ", "Not a valid subclass"))]
+    if not (named and said):
+        return None
+    reason = re.sub(r"Problem with given class_path \S+:", "", said[0]).strip()
+    return f"{named[1]} cannot be made ({reason or 'it does not say why'}); see its manual"
 
 
 def begin_loggers(loggers: Sequence[Logger]) -> None:

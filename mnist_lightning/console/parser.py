@@ -10,8 +10,15 @@ from jsonargparse import DefaultHelpFormatter, Namespace
 from jsonargparse.typing import restricted_number_type
 from lightning.pytorch.cli import LightningArgumentParser
 
-from mnist_lightning.console.hints import lacking, option_meant
+from mnist_lightning.console.hints import advice, class_meant, lacking
 from mnist_lightning.errors import UserError
+
+
+def _values(found: re.Match[str]) -> str:
+    """The values of one Literal or several, each once."""
+    listed = ", ".join(re.findall(r"Literal\[(.*?)\]", found[0])).replace("'", "").split(", ")
+    return f"one of {', '.join(dict.fromkeys(listed))}"
+
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy's generator takes
 
@@ -27,8 +34,18 @@ MESSAGES = (
     (r"argument data\.\w+ --> (\S+): .*", r"expected no --\1, which is as the data is; leave it out"),
     (r"int, typing\.Literal\['auto'\]", "a number or auto"),
     (r", NoneType", ""),  # none is what the default is, not what anybody types
-    (r"[Ee]xpected (?:an? )?(?:typing\.)?Literal\[(.*?)\]", r"expected one of \1"),
+    (r"(?:typing\.)?Literal\[.*?\](?:, (?:typing\.)?Literal\[.*?\])*", _values),
+    (
+        r"Expected (?:a )?(?:collections\.abc\.)?Sequence(?:\[int\])?\. Got value: ([\d,]+)",
+        r"expected a list: [\1], got \1",
+    ),
     (r"Expected (?:a )?(?:collections\.abc\.)?Sequence(?:\[int\])?", r"expected a list such as [256,128]"),
+    (
+        r'Problems parsing config: (.*?)\s+in "<unicode string>", (line \d+).*',
+        r"expected options in YAML, but \2 is none: \1",
+    ),
+    (r"Unexpected config: .*", "expected options in YAML, got something else"),
+    (r"Path is not a file: '(.*)'", r"expected a file, such as \1/config.yaml, got a folder"),
     (r"Expected (?:an? )?(.*?)\. Got value: (.*)", r"expected \1, got \2; see --help"),
     (r"expected (.*?)\. Got value: (.*)", r"expected \1, got \2; see --help"),
 )
@@ -45,8 +62,9 @@ def _class_refused(message: str) -> str | None:
         wanted = re.search(rf"--{given[1]}:\s+(expected .*?), got", message)
         what = wanted[1] if wanted else "expected an argument of the class that was named before it"
         return f"--{key[1]}.{given[1]}: {what}, got {given[2]}; see the class's manual"
-    if named := re.search(r"Expected a path but (\S+) either .* dot import path string", message, re.DOTALL):
-        return f"--{key[1]}: expected a class, by its name or its import path, got {named[1]}; see its manual"
+    if named := re.search(r"dot import path string: (\S+)|given class_path '(\S+)':(\s+.+?)\n\s+- ", message):
+        name, why = (named[1], "") if named[1] else (named[2], f" ({named[3].strip()})")
+        return f"--{key[1]}: expected a class, by its name or its import path, got {name}{why}{class_meant(name)}"
     return None
 
 
@@ -67,7 +85,7 @@ class Parser(LightningArgumentParser):
     """Shows the options of the experiment with --help, and those of the whole Trainer with --help_all."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs, formatter_class=BriefHelp)
+        super().__init__(*args, **kwargs, formatter_class=BriefHelp, allow_abbrev=False)
 
     def add_short_flag(self, name: str, help: str) -> None:
         """Lets ``--name`` stand for ``--trainer.name``."""
@@ -106,21 +124,32 @@ class Parser(LightningArgumentParser):
                 raise UserError(f"expected a name in UTF-8, got {word!r}; rename it")
         return super().parse_args(args, *more, **options)
 
+    def parse_path(self, cfg_path: Any, *more: Any, **options: Any) -> Namespace:
+        """Names the file in which something is wrong."""
+        try:
+            parsed: Namespace = super().parse_path(cfg_path, *more, **options)
+            return parsed
+        except ValueError as error:  # a UserError, or it is not UTF-8
+            raise UserError(f"{cfg_path}: {error}") from error
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Replaces jsonargparse's usage and message by a UserError."""
         message = _class_refused(message) or message
         absent = re.search(r"arguments are required: (.+)", message)
         if absent and any(action.dest in absent[1] for action in self._actions if not action.option_strings):
             raise UserError(lacking(absent[1], self.prog)) from ex
+        if alone := re.match(r"argument ([^\s/:]+)\S*: expected one argument", message):
+            example = ", such as true" if "bool" in str(vars(self._option_string_actions[alone[1]])) else ""
+            message = f"{alone[1]}: expected a value{example}, got none; see --help"
         unknown = re.match(
             r"unrecognized arguments: ([^\s=]+)|.*does not accept option '(\w+)'|Option '(\w+)\S*' is not accepted",
             message,
             re.IGNORECASE,
         )
         if unknown:
-            meant = option_meant(unknown[1] or f"--{unknown[2] or unknown[3]}", self._option_string_actions)
-            meant = meant if unknown[1] or not meant else meant.strip("-")  # in a file there are no dashes
-            message += f"; did you mean {meant}?" if meant else "; see --help"
+            known = self._option_string_actions
+            in_file = advice(f"--{unknown[2] or unknown[3]}", known).replace("mean --", "mean ")  # where no dashes are
+            message += advice(unknown[1], known) if unknown[1] else in_file
         for pattern, plain in MESSAGES:
             message = re.sub(pattern, plain, message, flags=re.DOTALL)
         raise UserError(message) from ex

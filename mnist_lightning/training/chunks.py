@@ -48,11 +48,12 @@ STEP_HOOKS = (
     "lr_scheduler_step",
 )
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
-COUNTING_FLAGS = {  # of the Trainer, and what they are when they do not count batches
+COUNTING_FLAGS = {  # of the Trainer, and what they are when they do not count batches; the first two set others
+    "fast_dev_run": False,
+    "overfit_batches": 0.0,
     "max_steps": -1,
     "min_steps": None,
     "limit_train_batches": 1.0,
-    "overfit_batches": 0.0,
     "val_check_interval": 1.0,
     "accumulate_grad_batches": 1,
 }

@@ -41,8 +41,8 @@ def new_run(root: Path, name: str | None = None) -> Path:
         UserError: The name is taken, or is none.
     """
     if name is not None:
-        if Path(name).name != name:
-            raise UserError(f"expected a name for the run's folder, without slashes, got {name}; change --name")
+        if not name or Path(name).name != name:
+            raise UserError(f"expected a name for the run's folder, without slashes, got {name!r}; change --name")
         try:
             (root / name).mkdir(parents=True)
         except FileExistsError as error:

@@ -24,6 +24,8 @@ MEANT = {
     "--patience": "--early_stopping.patience",
     "--gpus": "--devices",
     "--resume": "--ckpt_path",
+    "--seed": "--seed_everything",
+    "--early_stopping": "--early_stopping.patience",
     "--dataset": "--data.data_dir",
     "--pictures.every_n_epochs": "--plots.every_n_epochs",
     "--quux": None,

@@ -119,7 +119,7 @@ def test_the_script_prints_the_table_and_says_in_a_line_what_it_cannot_read(runs
     assert ok(run_script("compare.py", runs, "--csv", cwd=tmp_path)) == compare.as_csv(compare.find([runs]))
     refused(run_script("compare.py", cwd=tmp_path), "lightning_logs", "give another")
     refused(run_script("compare.py", tmp_path, cwd=tmp_path), "expected folders of runs, got none")
-    refused(run_script("compare.py", "--jsn", cwd=tmp_path), "--jsn", "see --help")
+    refused(run_script("compare.py", "--jsn", cwd=tmp_path), "--jsn; did you mean --json?")
 
 
 def test_what_is_damaged_is_passed_over(runs, tmp_path):

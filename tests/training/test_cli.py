@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.callbacks import Callback, LambdaCallback
 
 from mnist_lightning.errors import UserError
 from mnist_lightning.training.cli import MNISTCLI
@@ -18,15 +18,31 @@ BAD_OPTIONS = [
     (["--trainer.callbacks=Erly"], ["--trainer.callbacks: expected a class, by its name or its import path, got Erly"]),
     (["--trainer.callbacks=Timer", "--trainer.callbacks.foo=3"], ["--trainer.callbacks.foo: expected an arg", "got 3"]),
     (["--trainer.callbacks=RichProgressBar", "--trainer.callbacks.leave=x"], [".leave: expected bool, got x"]),
-    (["--model.hidden", "3"], ["--model.hidden", "a list such as [256,128]", "got 3"]),
+    (["--trainer.callbacks=EarlyStoping"], ["got EarlyStoping; did you mean EarlyStopping?"]),
+    (["--trainer.logger=lightning.pytorch.loggers.WandLogger"], ["did you mean WandbLogger?"]),
+    (["--trainer.callbacks=no_such.Callback"], ["got no_such.Callback (No module named 'no_such'); see its manual"]),
+    (["--trainer.callbacks=test_cli.Silent"], ["test_cli.Silent cannot be made (it does not say why); see its manual"]),
+    (["--trainer.callbacks=test_cli.Saying"], ["test_cli.Saying cannot be made (the moon is not up); see its manual"]),
+    (["--model.hidden", "3"], ["--model.hidden: expected a list: [3], got 3"]),
+    (["--model.hidden", "256,128"], ["--model.hidden: expected a list: [256,128], got 256,128"]),
+    (["--model.hidden", "wide"], ["--model.hidden", "a list such as [256,128]", "got wide"]),
     (["--model.hidden", "[100000000000]"], ["expected a net that fits into memory", "lower --model.hidden"]),
-    (["--model.activation", "swish"], ["'relu', 'sigmoid', 'tanh', 'gelu'", "got swish"]),
+    (["--model.activation", "swish"], ["expected one of relu, sigmoid, tanh, gelu, got swish"]),
     (["--model.lr", "fast"], ["--model.lr", "expected float, got fast"]),
     (["--model.lr", "-1"], ["expected lr to be above 0, got -1.0"]),
     (["--data.batch_size", "0"], ["expected batch_size to be at least 1, got 0"]),
     (["--data.val_size", "600"], ["600 of 600"]),
     (["--data.val_size", "1.5"], ["val_size", "1.5"]),
     (["--trainer.max_epochs", "x"], ["--trainer.max_epochs", "got x"]),
+    (["--trainer.precision=fp16"], ["one of 64, 32, 16, transformer-engine,", "64-true, bf16, got fp16; see --help"]),
+    (["--trainer.fast_dev_run"], ["--trainer.fast_dev_run: expected a value, such as true, got none"]),
+    (["--max_epochs"], ["--max_epochs: expected a value, got none; see --help"]),
+    (["--max_epoch=3"], ["--max_epoch=3; did you mean --max_epochs?"]),
+    (["--trainer.max_epoch", "3"], ["--trainer.max_epoch 3; did you mean --trainer.max_epochs?"]),
+    (["--seed", "1"], ["--seed 1; did you mean --seed_everything?"]),
+    (["--early_stopping", "5"], ["--early_stopping 5; did you mean --early_stopping.patience?"]),
+    (["--num_workers", "4"], ["--num_workers 4; leave it out: the images are in memory"]),
+    (["--data.pin-memory=true"], ["--data.pin-memory=true; leave it out: the images are in memory"]),
     (["--trainer.precision", "16-true"], ["expected --trainer.precision", "got 16-true; 16-mixed and bf16-true do"]),
     (["--trainer.accelerator", "abacus"], ["abacus", "cpu"]),
     (["--trainer.limit_test_batches", "0"], ["expected no --trainer.limit_test_batches"]),
@@ -36,14 +52,19 @@ BAD_OPTIONS = [
     (["--data.data_dir", "d\udcff"], ["expected a name in UTF-8, got 'd\\udcff'"]),
     (["--seed_everything", "-1"], ["--seed_everything: expected from 0 to below 4294967296, got -1"]),
     (["--config", "none.yaml"], ["--config", "none.yaml"]),
+    (["--config", "notes.md"], ["notes.md: expected options in YAML, but line 2 is none: while scanning an alias"]),
+    (["--config", "words.txt"], ["words.txt: expected options in YAML, got something else"]),
+    (["--config", "bytes"], ["bytes: 'utf-8' codec can't decode"]),
+    (["--config", "."], ["--config: expected a file, such as", "/config.yaml, got a folder"]),
+    (["--name="], ["expected a name for the run's folder", "got ''; change --name"]),
     (["--ckpt_path", "none.ckpt"], ["no such file", "none.ckpt"]),
     (["--data.data_dir", "none"], ["none", "no such folder", "--data.data_dir"]),
-    (["--data.source", "cloud"], ["'auto', 'files', 'download', 'sample'", "got cloud"]),
-    (["--model.loss", "hinge"], ["--model.loss: expected one of 'cross_entropy', 'mse', got hinge"]),
-    (["--model.net", "resnet"], ["--model.net: expected one of 'simple', 'lenet5', 'convnet', got resnet"]),
-    (["--model.scheduler", "warm"], ["--model.scheduler: expected one of 'step', ", "'onecycle', 'none', got warm"]),
+    (["--data.source", "cloud"], ["auto, files, download, sample", "got cloud"]),
+    (["--model.loss", "hinge"], ["--model.loss: expected one of cross_entropy, mse, got hinge"]),
+    (["--model.net", "resnet"], ["--model.net: expected one of simple, lenet5, convnet, got resnet"]),
+    (["--model.scheduler", "warm"], ["--model.scheduler: expected one of step, ", "onecycle, none, got warm"]),
     (["--model.channels", "[4]"], ["expected no channels for simple, ", "leave out --model.channels"]),
-    (["--model.net=convnet", "--model.channels=4"], ["--model.channels: expected a list such as [", "got 4"]),
+    (["--model.net=convnet", "--model.channels=4"], ["--model.channels: expected a list: [4], got 4"]),
     (["--model.loss", "mse", "--model.label_smoothing", "0.1"], ["--model.label_smoothing"]),
     (["--data.elastic=-1"], ["expected elastic to be from 0 to 28, got -1.0; change --data.elastic"]),
     (["--data.folds=1", "--data.fold=0"], ["expected 2 folds or more, and a fold from 0 to below that, got 1 and 0"]),
@@ -56,6 +77,8 @@ BAD_OPTIONS = [
     (["--steps_per_execution", "0"], ["expected steps_per_execution to be auto or at least 1, got 0"]),
     (["--steps_per_execution", "many"], ["--steps_per_execution: expected number or auto, got many"]),
     (["--steps_per_execution=8", "--trainer.max_steps=9"], ["auto or 1, as max_steps counts batches; got 8"]),
+    (["--steps_per_execution=8", "--trainer.fast_dev_run=3"], ["as fast_dev_run counts batches; got 8"]),
+    (["--steps_per_execution=8", "--trainer.overfit_batches=3"], ["as overfit_batches counts batches; got 8"]),
     (["--model.width", "4"], ["--model.width", "did you mean --model.ink_width?"]),
     (["--pictures.every_n_epochs", "4"], ["did you mean --plots.every_n_epochs?"]),
     (["--model.gradient_clip_val", "4"], ["did you mean --trainer.gradient_clip_val?"]),
@@ -67,6 +90,16 @@ if not torch.cuda.is_available():
     BAD_OPTIONS.append((["--accelerator", "gpu"], ["expected a GPU", "--accelerator cpu or auto"]))
 
 
+class Silent(Callback):
+    def __init__(self):
+        raise AssertionError
+
+
+class Saying(Callback):
+    def __init__(self, phase: str = "new"):
+        raise ValueError("the moon is not up")
+
+
 @pytest.mark.parametrize(("options", "words"), BAD_OPTIONS, ids=lambda value: " ".join(value)[:40])
 def test_options_that_cannot_be_are_refused_by_their_names_and_leave_nothing(
     dataset, tmp_path, monkeypatch, options, words
@@ -74,6 +107,9 @@ def test_options_that_cannot_be_are_refused_by_their_names_and_leave_nothing(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "width.yaml").write_text("model: {width: 3.0}")
     (tmp_path / "pictures.yaml").write_text("pictures: {every_n_epochs: 3}")
+    (tmp_path / "notes.md").write_text("# Notes\n**Not YAML**")
+    (tmp_path / "words.txt").write_text("not YAML either")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError) as error:
         MNISTCLI([f"--data.data_dir={dataset}", *options]).fit()
