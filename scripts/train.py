@@ -49,21 +49,27 @@ def train(cli: MNISTCLI) -> None:
     cli.fit()
     training = cli.training
     tested = cli.test()
-    if cli.trainer.is_global_zero:
-        results = report.metrics(tested, cli.model.classes, cli.datamodule.dataset_name, cli.datamodule.test_sha256)
-        results |= provenance(cli.datamodule)
-        print(f"\ntrained {training['epochs']} epochs in {training['seconds']:.1f} s\n{report.summary(results)}")
-        if checkpoint := cli.chosen_checkpoint:
-            run, found = run_of(checkpoint), [read_checkpoint(checkpoint)]
-            results |= {"training": training}
-            answers = report.tested(results, cli.model, found, cli.datamodule.test_set, tested.get("probabilities"))
-            path = page.write(run / "test", answers)
-            print(f"{checkpoint.stem} checkpoint  {from_here(checkpoint)}\nreport           {from_here(path)}\n\nnext")
-            if isinstance(cli.trainer.logger, TensorBoardLogger):
-                print(f"  curves   tensorboard --logdir {shlex.quote(from_here(run.parent))}")
-            print(f"  figures  {command('test.py', run)}\n  digits   {command('predict.py', run)} IMAGE ...")
-            if (run / "config.yaml").is_file():  # --trainer.logger false writes none
-                print(f"  repeat   {command('train.py', '--config', run / 'config.yaml')}")
+    if not cli.trainer.is_global_zero:
+        return
+    results = report.metrics(tested, cli.model.classes, cli.datamodule.dataset_name, cli.datamodule.test_sha256)
+    results |= provenance(cli.datamodule)
+    epochs = f"{training['epochs']} epoch{'s' * (training['epochs'] != 1)}"
+    print(f"\ntrained {epochs} in {training['seconds']:.1f} s", end="")
+    if not (checkpoint := cli.chosen_checkpoint):
+        print(f"\n{report.summary(results)}")
+        return
+    run, found = run_of(checkpoint), [read_checkpoint(checkpoint)]
+    results |= {"training": training}
+    answers = report.tested(results, cli.model, found, cli.datamodule.test_set, tested.get("probabilities"))
+    path = page.write(run / "test", answers)
+    best = answers.records[0].best
+    print(f"; epoch {best} was the best on validation" if best else "", report.summary(results), sep="\n")
+    print(f"{checkpoint.stem} checkpoint  {from_here(checkpoint)}\nreport           {from_here(path)}\n\nnext")
+    if isinstance(cli.trainer.logger, TensorBoardLogger):
+        print(f"  curves   tensorboard --logdir {shlex.quote(from_here(run.parent))}")
+    print(f"  figures  {command('test.py', run)}\n  digits   {command('predict.py', run)} IMAGE ...")
+    if (run / "config.yaml").is_file():  # --trainer.logger false writes none
+        print(f"  repeat   {command('train.py', '--config', run / 'config.yaml')}")
 
 
 if __name__ == "__main__":

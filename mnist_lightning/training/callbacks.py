@@ -200,9 +200,11 @@ def _why_stopped(trainer: L.Trainer) -> str | None:
     for each in callbacks if trainer.should_stop else []:
         if isinstance(each, EarlyStopping) and each.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED:
             times = f"{each.wait_count} epochs" if each.wait_count > 1 else "an epoch"
-            return f"{each.monitor} has not improved for {times}; its best was {each.best_score:.4g}"
+            return f"{each.monitor} no better than {each.best_score:.3g} for {times}"
         if isinstance(each, EarlyStopping) and each.stopping_reason_message:
             return each.stopping_reason_message.removesuffix(" Signaling Trainer to stop.")
         if isinstance(each, Timer) and (left := each.time_remaining()) is not None and left <= 0:
             return "--trainer.max_time is over"
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set, but not declared
+        return "--trainer.fast_dev_run is over"
     return f"--trainer.max_steps {trainer.max_steps} are taken" if trainer.global_step == trainer.max_steps else None

@@ -1,5 +1,7 @@
 """The short flags that hang a callback on a run: a moving average of the weights, early stopping, a name."""
 
+import re
+
 import lightning.pytorch as L
 import pytest
 import torch
@@ -89,7 +91,7 @@ def test_training_stops_early_on_the_validation_loss_and_says_so(dataset, tmp_pa
     assert first.startswith("epoch  1/20  train loss ")
     assert first.endswith("%  best")
     assert second.endswith("%  best") == (cli.chosen_checkpoint and load(cli.chosen_checkpoint)["epoch"] == 1)
-    assert stop.startswith("stopped in epoch 2/20: val/loss has not improved for an epoch; its best was ")
+    assert re.fullmatch(r"stopped in epoch 2/20: val/loss no better than \d\.\d+ for an epoch", stop)
     assert cli.training["epochs"] == 2  # the first sets the mark, the second does not beat it by 1,000
     assert cli.datamodule.steps_per_execution > 1
     cli.test()  # its checkpoint holds plain values
@@ -129,7 +131,7 @@ def test_a_run_has_the_name_it_was_given_and_another_cannot_take_it(dataset, tmp
     assert [path.name for path in (tmp_path / "lightning_logs").iterdir()] == ["wide net"]
     with pytest.raises(UserError, match=r"wide net: expected a new name .* --ckpt_path last"):
         command_line(dataset, tmp_path, "--name=wide net", "--max_epochs=1").fit()
-    with pytest.raises(UserError, match="without slashes, got a/b"):
+    with pytest.raises(UserError, match="without slashes, got 'a/b'"):
         command_line(dataset, tmp_path, "--name=a/b", "--max_epochs=1").fit()
 
 
