@@ -83,6 +83,7 @@ def main() -> None:
         train, test = load(folder, "train"), load(folder, "t10k")
     except (OSError, ValueError) as error:  # a UserError is a ValueError
         parser.error(f"cannot load the digits: {error}")
+    print(f"{len(train):,} images to train on and {len(test):,} to test on, from {folder}", flush=True)
     torch.manual_seed(0)
     train_loader = DataLoader(train, batch_size=64, shuffle=True)
     test_loader = DataLoader(test, batch_size=1000)

@@ -1,5 +1,7 @@
 """The losses against their definitions; a test, and predictions, of a module whose answers are known."""
 
+import re
+
 import lightning.pytorch as L
 import numpy as np
 import pytest
@@ -120,3 +122,17 @@ def test_a_trainer_predicts_and_loads_checkpoints_as_lightnings_manual_says(data
     expected = model.predict(data.test_set.tensors[0].numpy())[1]
     np.testing.assert_allclose(probabilities.numpy(), expected, rtol=1e-5, atol=1e-7)
     assert MNISTDataModule.load_from_checkpoint(path, weights_only=True).hparams == data.hparams
+
+
+def test_from_python_validate_and_test_return_their_figures_and_print_lightnings_table(dataset, capsys):
+    torch.manual_seed(0)
+    model, data, trainer = MNISTClassifier(hidden=[16]), MNISTDataModule(str(dataset)), quiet_trainer(max_epochs=3)
+    trainer.fit(model, data)
+    capsys.readouterr()
+    for stage, run, others in (("val", trainer.validate, ()), ("test", trainer.test, ("f1", "precision", "recall"))):
+        (figures,) = run(model, data)
+        table = capsys.readouterr().out
+        assert set(figures) == {f"{stage}/{name}" for name in ("accuracy", "loss", *others)}
+        assert figures[f"{stage}/accuracy"] > 0.5  # of ten classes
+        for name, value in figures.items():
+            assert float(re.search(rf"{name}\W+([\d.]+)", table)[1]) == pytest.approx(value)

