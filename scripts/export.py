@@ -5,13 +5,13 @@ from pathlib import Path
 from mnist_lightning.console.startup import importing
 
 with importing():
+    from mnist_lightning.checkpoints.provenance import data_for
+    from mnist_lightning.checkpoints.read import read_checkpoint
     from mnist_lightning.console.messages import one_line_errors
     from mnist_lightning.console.parser import Parser
     from mnist_lightning.data.download import Source
     from mnist_lightning.deploy.export import InputName, export
     from mnist_lightning.deploy.formats import FormatName
-    from mnist_lightning.model.checkpoint import read_checkpoint
-    from mnist_lightning.provenance import data_for
 
 
 def main() -> None:

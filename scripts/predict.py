@@ -10,13 +10,13 @@ from mnist_lightning.console.startup import importing
 with importing():
     from tqdm import tqdm
 
+    from mnist_lightning.checkpoints.read import load_classifier
     from mnist_lightning.console.messages import one_line_errors
     from mnist_lightning.console.parser import Parser
     from mnist_lightning.data.format import DIGITS
     from mnist_lightning.deploy.predict import Answer, predict
     from mnist_lightning.errors import UserError
     from mnist_lightning.handwriting.read import KINDS, read
-    from mnist_lightning.model.checkpoint import load_classifier
 
 
 def main() -> None:

@@ -132,8 +132,8 @@ def ensemble_error(runs: Sequence[Path]) -> float:
     with importing():  # where a row asks for it: it takes a second
         from lightning.pytorch import Trainer
 
-        from mnist_lightning.model.checkpoint import load_ensemble, read_checkpoint
-        from mnist_lightning.provenance import data_for
+        from mnist_lightning.checkpoints.provenance import data_for
+        from mnist_lightning.checkpoints.read import load_ensemble, read_checkpoint
         from mnist_lightning.training.cli import evaluate
         from mnist_lightning.training.run_folder import LAST
 

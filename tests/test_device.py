@@ -17,9 +17,9 @@ from lightning.pytorch.loggers import Logger
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from mnist_lightning.checkpoints.read import load_ensemble, read_checkpoint
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.devices import ConfusionMatrix, Mean, identity
-from mnist_lightning.model.checkpoint import load_ensemble, read_checkpoint
 from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.training.callbacks import MovingAverage
 from mnist_lightning.training.checkpointing import LastCheckpoint

@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mnist_lightning.checkpoints.provenance import own_data
+from mnist_lightning.checkpoints.read import Checkpoint
 from mnist_lightning.data.images import ImageDataset
 from mnist_lightning.deploy.explain import Neighbours, evidence, seen, units
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import checkpoint_of
 from mnist_lightning.handwriting.to_image import find_images
 from mnist_lightning.handwriting.to_mnist import Found, TooSmallError
-from mnist_lightning.model.checkpoint import Checkpoint
 from mnist_lightning.model.classifier import MNISTClassifier
-from mnist_lightning.provenance import own_data
 from mnist_lightning.reporting.plots import RIGHT, WRONG, data_url, png
 
 LARGEST = 1_000_000  # pixels of a drawing; the page's have 230,400

@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mnist_lightning.checkpoints.read import Checkpoint
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.data.format import IMAGE_SHAPE
 from mnist_lightning.deploy.formats import FORMATS, FormatName, Pixels
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import atomic_path
 from mnist_lightning.model.base import BaseClassifier
-from mnist_lightning.model.checkpoint import Checkpoint
 
 InputName = Literal["uint8", "float"]
 

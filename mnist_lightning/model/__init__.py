@@ -1,1 +1,1 @@
-"""The heart, second half: the nets, the loss and its schedule, the LightningModule, what a checkpoint holds."""
+"""The heart, second half: the nets, the loss and its schedule, and the LightningModule."""

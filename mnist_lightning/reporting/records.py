@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mnist_lightning import files
+from mnist_lightning.checkpoints.read import DATA, Checkpoint
 from mnist_lightning.data.datamodule import MNISTDataModule
-from mnist_lightning.model.checkpoint import DATA, Checkpoint
 from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.model.nets import sizes
 from mnist_lightning.reporting.charts import History

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mnist_lightning import files
+from mnist_lightning.checkpoints.ensemble import Ensemble
+from mnist_lightning.checkpoints.read import Checkpoint
 from mnist_lightning.data.images import ImageDataset
 from mnist_lightning.model.base import BaseClassifier
-from mnist_lightning.model.checkpoint import Checkpoint
-from mnist_lightning.model.ensemble import Ensemble
 from mnist_lightning.reporting.records import Record, changed, finite, record
 
 COLUMNS = 80  # of a terminal, which a confusion matrix of many classes does not fit

@@ -14,6 +14,7 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning_utilities.core.rank_zero import rank_zero_only
 from torch import Tensor
 
+from mnist_lightning.checkpoints.read import Checkpoint, read_checkpoint
 from mnist_lightning.console.messages import begin_loggers, class_errors, trainer_errors
 from mnist_lightning.console.parser import Parser, Seed
 from mnist_lightning.console.terminal import command
@@ -22,7 +23,6 @@ from mnist_lightning.data.format import is_complete
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import places, run_of
 from mnist_lightning.model.base import BaseClassifier
-from mnist_lightning.model.checkpoint import Checkpoint, read_checkpoint
 from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.model.nets import sizes
 from mnist_lightning.training.callbacks import Answers, MovingAverage, RunHeader, RunTimer, StepProgressBar

@@ -14,11 +14,11 @@ from torch.distributed import DistError
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, SequentialLR
 
+from mnist_lightning.checkpoints.provenance import named, own_data
+from mnist_lightning.checkpoints.read import Checkpoint, CheckpointError
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
-from mnist_lightning.model.checkpoint import Checkpoint, CheckpointError
 from mnist_lightning.model.schedule import epochs, total_steps
-from mnist_lightning.provenance import named, own_data
 from mnist_lightning.training.run_folder import RunRecord
 
 # Parts that a checkpoint needs to be resumed from, and their types

@@ -19,11 +19,11 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+from mnist_lightning.checkpoints.read import Checkpoint
 from mnist_lightning.data.datamodule import data_of
 from mnist_lightning.devices import identity
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import RUN_LOCK, RUN_RECORD, atomic_write, run_of
-from mnist_lightning.model.checkpoint import Checkpoint
 from mnist_lightning.training.callbacks import RunTimer
 
 LAST = Path("checkpoints", "last.ckpt")

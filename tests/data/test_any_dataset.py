@@ -8,14 +8,14 @@ import torch
 from helpers import ok, quiet_trainer, run_script, train_checkpoint
 from PIL import Image
 
+from mnist_lightning.checkpoints.ensemble import Ensemble
+from mnist_lightning.checkpoints.read import load_classifier, read_checkpoint
 from mnist_lightning.data.augment import Distortion
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.data.format import FILES, DataError
 from mnist_lightning.data.idx import write_idx
 from mnist_lightning.errors import UserError
-from mnist_lightning.model.checkpoint import load_classifier, read_checkpoint
 from mnist_lightning.model.classifier import MNISTClassifier
-from mnist_lightning.model.ensemble import Ensemble
 from mnist_lightning.model.nets import NETS
 from mnist_lightning.reporting import plots
 from mnist_lightning.training.cli import MNISTCLI

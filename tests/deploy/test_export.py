@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import ROOT, Evil, make_digits, ok, refused, run_script, train_checkpoint
 
+from mnist_lightning.checkpoints.read import load_classifier, read_checkpoint
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.data.format import FILES, find
 from mnist_lightning.data.idx import read_idx
@@ -17,7 +18,6 @@ from mnist_lightning.deploy import export as exporting
 from mnist_lightning.deploy.export import Predictor, export
 from mnist_lightning.deploy.formats import FORMATS
 from mnist_lightning.errors import UserError
-from mnist_lightning.model.checkpoint import load_classifier, read_checkpoint
 
 NETS = {
     "simple": {"hidden": [16], "dropout": 0.5},

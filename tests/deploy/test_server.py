@@ -13,12 +13,12 @@ import torch
 from helpers import make_digits
 from PIL import Image
 
+from mnist_lightning.checkpoints.read import Checkpoint
 from mnist_lightning.data.images import ImageDataset
 from mnist_lightning.deploy import server as module
 from mnist_lightning.deploy.demo import Demo, about, open_drawing
 from mnist_lightning.deploy.server import Server
 from mnist_lightning.errors import UserError
-from mnist_lightning.model.checkpoint import Checkpoint
 from mnist_lightning.model.classifier import MNISTClassifier
 
 

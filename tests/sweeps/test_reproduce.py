@@ -14,9 +14,9 @@ import pytest
 import torch
 from helpers import ROOT, Script, run_script, write_dataset
 
+from mnist_lightning.checkpoints.read import load_classifier, load_ensemble, read_checkpoint
 from mnist_lightning.data.format import FILES
 from mnist_lightning.data.idx import read_idx, write_idx
-from mnist_lightning.model.checkpoint import load_classifier, load_ensemble, read_checkpoint
 
 REPRODUCE = runpy.run_path(str(ROOT / "scripts" / "reproduce.py"))
 KEYS = ["config", "published_error", "error_mean", "error_std", "seeds", "parameters", "epochs", "seconds", "source"]

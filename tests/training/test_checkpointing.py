@@ -8,8 +8,8 @@ import lightning.pytorch as L
 import pytest
 import torch
 
+from mnist_lightning.checkpoints.read import load_classifier
 from mnist_lightning.errors import UserError
-from mnist_lightning.model.checkpoint import load_classifier
 from mnist_lightning.training.cli import MNISTCLI
 
 LOOP = ("loops", "fit_loop")

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from helpers import refused, run_script, write_dataset
 
+from mnist_lightning.checkpoints import read as checkpoints
+from mnist_lightning.checkpoints.ensemble import Ensemble
+from mnist_lightning.checkpoints.read import CheckpointError, load_classifier, read_checkpoint
 from mnist_lightning.data.format import FILES
 from mnist_lightning.data.idx import read_idx
 from mnist_lightning.errors import UserError
-from mnist_lightning.model import checkpoint as checkpoints
-from mnist_lightning.model.checkpoint import CheckpointError, load_classifier, read_checkpoint
 from mnist_lightning.model.classifier import MNISTClassifier
-from mnist_lightning.model.ensemble import Ensemble
 from mnist_lightning.training.cli import MNISTCLI
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from helpers import make_digits, train_checkpoint, write_dataset
 
+from mnist_lightning.checkpoints.provenance import MNIST, SAMPLE, SAMPLE_TEST, count_common, own_data, provenance
+from mnist_lightning.checkpoints.read import CheckpointError, read_checkpoint
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.data.format import FILES
 from mnist_lightning.data.idx import write_idx
-from mnist_lightning.model.checkpoint import CheckpointError, read_checkpoint
-from mnist_lightning.provenance import MNIST, SAMPLE, SAMPLE_TEST, count_common, own_data, provenance
 
 RUN = "lightning_logs/version_0/checkpoints/best.ckpt"
 
@@ -165,8 +165,9 @@ def test_what_cannot_be_known_is_called_unknown(project):
 
 def test_mnists_checkpoint_has_no_test_on_the_sample_even_where_mnist_is_not_at_hand(project, monkeypatch):
     other = loaded(write_dataset("other", test=30, seed=1))
-    monkeypatch.setattr("mnist_lightning.provenance.MNIST", read_checkpoint(project / RUN).trained_on["sha256"])
-    monkeypatch.setattr("mnist_lightning.provenance.SAMPLE_TEST", other.test_sha256)
+    mnist = read_checkpoint(project / RUN).trained_on["sha256"]
+    monkeypatch.setattr("mnist_lightning.checkpoints.provenance.MNIST", mnist)
+    monkeypatch.setattr("mnist_lightning.checkpoints.provenance.SAMPLE_TEST", other.test_sha256)
     shutil.rmtree(project / "data")
     assert provenance(other, read_checkpoint(project / RUN))["seen_in_training"] == 30
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from lightning.pytorch.cli import LightningArgumentParser
 
+from mnist_lightning.checkpoints.ensemble import Ensemble
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import checkpoint_of
 from mnist_lightning.model.classifier import MNISTClassifier
-from mnist_lightning.model.ensemble import Ensemble
 from mnist_lightning.model.nets import LAYERS
 
 # Lightning's names in a checkpoint for the options of the model, those of the data, and the data's own state

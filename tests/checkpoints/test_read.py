@@ -9,8 +9,8 @@ import pytest
 import torch
 from helpers import Evil, refused, run_script
 
+from mnist_lightning.checkpoints.read import CheckpointError, load_classifier, read_checkpoint
 from mnist_lightning.data.datamodule import MNISTDataModule
-from mnist_lightning.model.checkpoint import CheckpointError, load_classifier, read_checkpoint
 from mnist_lightning.model.classifier import MNISTClassifier
 
 
