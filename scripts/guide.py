@@ -69,8 +69,7 @@ def fetched() -> Path:
     """Fetches MNIST, as scripts/train.py does, and returns its folder."""
     from mnist_lightning.data import download  # here, as the rest needs PyTorch alone
 
-    download.fetch(download.DEFAULT_DATA_DIR, "auto", download.MIRRORS)
-    return download.folder(download.DEFAULT_DATA_DIR, "auto")
+    return download.fetch(download.DEFAULT_DATA_DIR)
 
 
 def main() -> None:

