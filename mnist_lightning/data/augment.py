@@ -22,15 +22,8 @@ SIDE = 28  # pixels of MNIST
 NOISE = 10  # random numbers along each axis of an elastic field
 AFFINE = 6  # random numbers of an affine one
 PIXEL = 2 / SIDE  # in grid_sample's coordinates, which go from -1 to 1 over a square image
-# the least and the most of each strength; noise smoother than a pixel would fall between the Gaussians
-BOUNDS = {
-    "rotation": (0, 180),
-    "scale": (0, 1),
-    "shear": (0, 2),
-    "shift": (0, SIDE),
-    "elastic": (0, SIDE),
-    "smoothness": (1, SIDE),
-}
+MOST = {"rotation": 180, "scale": 1, "shear": 2, "shift": SIDE, "elastic": SIDE, "smoothness": SIDE}
+LEAST = {"smoothness": 1}  # and 0 of all others; noise smoother than a pixel would fall between the Gaussians
 MARGIN = 1.5  # pixels by which the noise reaches over the edges, so that these move like the middle
 
 
@@ -39,13 +32,9 @@ class Distortion:
     """How far images are distorted; each image anew, uniformly up to these bounds in both directions.
 
     Attributes:
-        rotation: Degrees.
-        scale: Relative change of width and of height: 0.1 shrinks or stretches by up to a tenth.
-        shear: Slant: pixels to the side for each pixel of height.
-        shift: Pixels, along each axis.
-        elastic: Standard deviation of each pixel's displacement, in pixels.
-        smoothness: Pixels over which an elastic field changes: the standard deviation of its Gaussians. Simard et al.'s
-            sigma = 4 with alpha = 34 is elastic = 1.4.
+        rotation, scale, shear, shift: As :class:`~mnist_lightning.data.datamodule.MNISTDataModule`.
+        elastic: So too. Simard et al.'s sigma = 4 with alpha = 34 is a smoothness of 4 with 1.4 of this.
+        smoothness: The standard deviation of an elastic field's Gaussians, in pixels.
 
     Raises:
         UserError: A strength that is negative, or beyond any use.
@@ -60,9 +49,9 @@ class Distortion:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            low, high = BOUNDS[name]
-            if not low <= value <= high:  # nan is not
-                raise UserError(f"expected {name} to be from {low} to {high}, got {value}; change --data.{name}")
+            least, most = LEAST.get(name, 0), MOST[name]
+            if not least <= value <= most:  # nan is not
+                raise UserError(f"expected {name} to be from {least} to {most}, got {value}; change --data.{name}")
 
     @property
     def is_identity(self) -> bool:

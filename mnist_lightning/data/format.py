@@ -63,26 +63,15 @@ def check_classes(names: Sequence[str], source: str) -> None:
         )
 
 
-def check_images(images: NDArray[Any], name: str, shape: Sequence[int] | None = None) -> NDArray[np.uint8]:
-    """Returns an array if it holds images in MNIST's format.
-
-    Args:
-        images: What shall be uint8 (N, H, W) or (N, H, W, 3).
-        name: What the error calls it.
-        shape: Of each of them, (H, W) or (H, W, 3); any by default.
-
-    Raises:
-        DataError: It is of another type or shape.
-    """
-    expected = ", ".join(map(str, shape or ("height", "width[, 3]")))
-    fits = images.shape[1:] == tuple(shape) if shape else images.ndim in (3, 4)
-    if images.dtype != np.uint8 or not fits:
+def check_images(images: NDArray[Any], source: str, shape: Sequence[int] | None = None) -> None:
+    """Raises a DataError, which names their source, if an array is not uint8 (N, H, W) or (N, H, W, 3), of a shape."""
+    if images.dtype != np.uint8 or images.shape[1:] != tuple(shape or images.shape[1:]):
+        expected = ", ".join(map(str, shape or ("height", "width[, 3]")))
         raise DataError(
-            f"{name}: expected uint8 images of shape (N, {expected}), got {images.dtype} of shape {images.shape}; "
+            f"{source}: expected uint8 images of shape (N, {expected}), got {images.dtype} of shape {images.shape}; "
             "give images in MNIST's format"
         )
-    check_shape(images.shape[1:], name)
-    return images
+    check_shape(images.shape[1:], source)
 
 
 def check_shape(shape: Sequence[int], source: str) -> None:
@@ -98,7 +87,8 @@ def read_images(path: Path, shape: Sequence[int] | None = None) -> NDArray[np.ui
     Raises:
         DataError: It holds something else, or none; an IDXError, if it is damaged.
     """
-    images = check_images(read_idx(path), str(path), shape)
+    images = read_idx(path)
+    check_images(images, str(path), shape)
     if not len(images):
         raise DataError(f"{path}: expected images, got none; give another file")
     return images

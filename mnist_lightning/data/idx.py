@@ -101,7 +101,7 @@ def _read_values(file: ByteStream, path: Path, limit: float) -> np.ndarray[Any, 
     """Reads an IDX file from its first byte to its last, if its values are no more than ``limit`` bytes."""
     dtype, shape = _read_header(file, path)
     size = dtype.itemsize * math.prod(shape)
-    promise = f"{path}: its header promises {_describe(dtype, shape)}, {size:,} bytes of values"
+    promise = f"{path}: its header promises {dtype.name} of shape {shape}, {size:,} bytes of values"
     if size > limit:
         raise IDXError(
             f"{promise}, where a gzip of its size is trusted with {limit:,}; if that is what it should be, unpack it"
@@ -136,7 +136,3 @@ def _read_up_to(file: ByteStream, size: int) -> bytearray:
     while len(data) < size and (piece := file.read(min(READ_SIZE, size - len(data)))):
         data += piece
     return data
-
-
-def _describe(dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
-    return f"{' x '.join(f'{size:,}' for size in shape) or 'one'} {dtype.name}"

@@ -4,6 +4,7 @@ So N processes can share every batch that one process would see, and a run can b
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +23,7 @@ def seeded(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(mixed))
 
 
+@dataclass(eq=False)
 class ChunkSampler(DistributedSampler[Tensor]):  # the one kind that Lightning leaves alone with several processes
     """Yields the indices of whole batches, in an order that is a function of (seed, epoch).
 
@@ -40,20 +42,16 @@ class ChunkSampler(DistributedSampler[Tensor]):  # the one kind that Lightning l
         device: Where the indices shall be. The order is drawn on the CPU, and copied once an epoch.
     """
 
-    def __init__(
-        self,
-        num_samples: int,
-        batch_size: int,
-        steps: int = 1,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        cut_every: int = 0,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.num_samples, self.batch_size, self.steps, self.seed = num_samples, batch_size, steps, seed
-        self.rank, self.world_size, self.cut_every, self.device = rank, world_size, cut_every, device
-        self.epoch = self.position = self._start = 0
+    num_samples: int
+    batch_size: int
+    steps: int = 1
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+    cut_every: int = 0
+    device: torch.device | str = "cpu"
+
+    epoch = position = _start = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before each epoch."""

@@ -373,9 +373,9 @@ FAULTS = {
     "begins with 00 01 0b 02": b"\0\1" + EXAMPLE[2:],
     "begins with 01 00 0b 02": b"\1\0" + EXAMPLE[2:],
     "ends within its header of 2 dimensions": EXAMPLE[:10],
-    "2 x 3 int16, 12 bytes of values, and it has only 11": EXAMPLE[:-1],
-    "2 x 3 int16, 12 bytes of values, and it has more": EXAMPLE + b"\n",
-    "one uint8, 1 bytes of values, and it has only 0": b"\0\0\x08\0",
+    "int16 of shape (2, 3), 12 bytes of values, and it has only 11": EXAMPLE[:-1],
+    "int16 of shape (2, 3), 12 bytes of values, and it has more": EXAMPLE + b"\n",
+    "uint8 of shape (), 1 bytes of values, and it has only 0": b"\0\0\x08\0",
     "expected a whole gzip file": gzip.compress(EXAMPLE, mtime=0)[:-1],
 }
 
