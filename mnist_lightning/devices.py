@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils import collect_env
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 
 class Mean(MeanMetric):
@@ -40,17 +41,23 @@ def fits(tensors: Iterable[Tensor], device: torch.device) -> bool:
     return memory is None or 2 * sum(tensor.nbytes for tensor in tensors) <= memory(device)[0]
 
 
-def random_state(device: torch.device) -> Tensor:
-    """Returns the state of the CPU's generator and, after it, of the device's, if that is another: uint8 (n,)."""
+def random_states(device: torch.device, world_size: int) -> Tensor:
+    """Returns the random states of all processes, of CPU and device: uint8 (processes, n)."""
+    state = _random_state(device).to(device)
+    return torch.stack(gather_all_tensors(state) if world_size > 1 else [state]).cpu()
+
+
+def _random_state(device: torch.device) -> Tensor:
     own = [] if device.type == "cpu" else [torch.get_device_module(device).get_rng_state()]
     return torch.cat([torch.get_rng_state(), *own])
 
 
-def set_random_state(state: Tensor, device: torch.device) -> None:
-    """Has the generators go on from a state; the device's only if it was of such a device."""
-    size = len(torch.get_rng_state())
+def set_random_state(states: Tensor, rank: int, device: torch.device) -> None:
+    """Has a process draw on from its state of those; on a device only if they are of such a device."""
+    states = torch.atleast_2d(states)  # earlier versions kept that of one process
+    state, size = states[rank % len(states)], len(torch.get_rng_state())
     torch.set_rng_state(state[:size].clone())  # it misreads a view, and may crash
-    if device.type != "cpu" and len(state) == len(random_state(device)):
+    if device.type != "cpu" and len(state) == len(_random_state(device)):
         torch.get_device_module(device).set_rng_state(state[size:].clone())
 
 

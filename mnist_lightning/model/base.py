@@ -1,66 +1,29 @@
-"""How well logits do: the losses, and a LightningModule's validation, and its test with every metric of the report."""
+"""BaseClassifier, a LightningModule that knows how it does: in training, in validation, and in a test."""
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any
 
 import lightning.pytorch as L
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassF1Score,
-    MulticlassPrecision,
-    MulticlassRecall,
-)
+from torchmetrics import MetricCollection
 
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.data.format import DIGITS, IMAGE_SHAPE, check_classes, check_images, check_shape
 from mnist_lightning.data.images import channels_first
-from mnist_lightning.devices import ConfusionMatrix, Mean
+from mnist_lightning.data.sampler import seeded
+from mnist_lightning.devices import ConfusionMatrix, Mean, random_states, reseed, set_random_state
 from mnist_lightning.errors import UserError
+from mnist_lightning.model.metrics import Loss, LossName, accuracy, report_metrics
 
 BATCH = 1000  # images at a time, to predict
 
-LossName = Literal["cross_entropy", "mse"]
-
-
-def squared_error(logits: Tensor, labels: Tensor, reduction: Literal["none", "sum"]) -> Tensor:
-    """The squared distance of the probabilities (softmax) from 1 for the label and 0 for the others."""
-    # one_hot would read the labels' largest value, which no trace can hold and a GPU has to wait for
-    right = labels[:, None] == torch.arange(logits.shape[1], device=logits.device)
-    errors = (logits.softmax(1) - right.to(logits.dtype)).square().sum(1)
-    return errors.sum() if reduction == "sum" else errors
-
-
-# Each takes logits (batch, classes), labels (batch,) and a reduction, and gives a loss for each image, or their sum.
-LOSSES: dict[LossName, Callable[..., Tensor]] = {"cross_entropy": F.cross_entropy, "mse": squared_error}
-
-
-class Loss(Mean):
-    """The mean loss of all samples seen."""
-
-    def __init__(self, name: LossName) -> None:
-        super().__init__()
-        self.loss = LOSSES[name]
-
-    def update(self, logits: Tensor, labels: Tensor) -> None:  # type: ignore[override]
-        """Takes logits (batch, classes) and labels (batch,)."""
-        super().update(self.loss(logits, labels, reduction="none"))
-
-
-def accuracy(classes: Sequence[str]) -> MulticlassAccuracy:
-    """The share of all samples seen that were right."""
-    # labels were checked when they were read; checking them again would cost more than counting
-    return MulticlassAccuracy(len(classes), average="micro", validate_args=False)
-
 
 class BaseClassifier(L.LightningModule):
-    """A module whose ``forward`` maps float images (batch, C, H, W) to logits (batch, classes), validated and tested.
+    """A module whose ``forward`` maps float images (batch, C, H, W) to logits (batch, classes), and that measures it.
 
     Args:
         loss: What its ``loss`` is measured with.
@@ -71,6 +34,8 @@ class BaseClassifier(L.LightningModule):
         UserError: Classes or images that cannot be; in a run, other ones than those of its MNISTDataModule.
     """
 
+    _random_states: Tensor | None = None
+
     def __init__(
         self, loss: LossName, classes: Sequence[str] = DIGITS, image_shape: Sequence[int] = IMAGE_SHAPE
     ) -> None:
@@ -78,17 +43,11 @@ class BaseClassifier(L.LightningModule):
         check_classes(classes, "the classifier")
         check_shape(image_shape, "the classifier")
         self.classes, self.image_shape, count = list(classes), list(image_shape), len(classes)
-        metrics: dict[str, Metric | MetricCollection] = {
-            "loss": Loss(loss),
-            "accuracy": accuracy(classes),
-            "precision": MulticlassPrecision(count, average="none"),
-            "recall": MulticlassRecall(count, average="none"),
-            "f1": MulticlassF1Score(count, average="none"),
-            "confusion_matrix": ConfusionMatrix(count),
-        }
-        self.test_metrics = MetricCollection(metrics)
-        self.val_metrics = MetricCollection({"loss": Loss(loss), "accuracy": accuracy(classes)}, prefix="val/")
+        self.train_metrics = MetricCollection({"loss": Mean(), "accuracy": accuracy(count)}, prefix="train/")
+        self.train_metrics.persistent(True)  # a checkpoint from the middle of an epoch holds what it has counted
+        self.val_metrics = MetricCollection({"loss": Loss(loss), "accuracy": accuracy(count)}, prefix="val/")
         self.val_confusion_matrix = ConfusionMatrix(count)
+        self.test_metrics = report_metrics(loss, count)
         self.history: dict[str, list[tuple[int, float]]] = {}  # points (epoch, value) of each metric
 
     def setup(self, stage: str) -> None:
@@ -125,6 +84,37 @@ class BaseClassifier(L.LightningModule):
         probabilities = torch.cat(logits).softmax(1).float().cpu().numpy()
         return probabilities.argmax(1), probabilities
 
+    def on_train_start(self) -> None:
+        if self._random_states is not None:
+            set_random_state(self._random_states, self.global_rank, self.device)
+        elif self.global_rank:  # dropout draws for each process
+            reseed(seeded(torch.initial_seed(), self.global_rank).initial_seed(), self.device)
+        if self.global_rank:  # what all had counted, of a checkpoint from within an epoch, the first has
+            self.train_metrics.reset()
+
+    def measure_steps(self, steps: Sequence[tuple[Tensor, Tensor]], labels: Tensor) -> Tensor:
+        """Counts loss and logits of steps into the metrics, and returns the losses of all processes, (steps,)."""
+        losses, logits = zip(*steps, strict=True)
+        mean: Tensor = self.trainer.strategy.reduce(torch.stack(losses), reduce_op="mean")
+        self.train_metrics["loss"].update(mean, weight=labels.shape[-1])
+        if labels.numel():  # a process's part of a last batch can be empty
+            self.train_metrics["accuracy"].update(torch.cat(logits), labels.flatten())
+        return mean
+
+    def on_train_epoch_end(self) -> None:
+        self._end_epoch(self.train_metrics, before=1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["rng_state"] = random_states(self.device, self.trainer.world_size)  # dropout's next draw
+        checkpoint["history"] = self.history
+        for name, metric in self.train_metrics.items(keep_base=True):
+            with metric.sync_context():  # what all processes have counted
+                checkpoint["state_dict"].update(metric.state_dict(prefix=f"train_metrics.{name}."))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._random_states = checkpoint.get("rng_state")
+        self.history = {name: list(points) for name, points in checkpoint.get("history", {}).items()}
+
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
         if len(labels):  # a process's part of a last batch can be empty
@@ -155,7 +145,7 @@ class BaseClassifier(L.LightningModule):
         """Leaves the results in ``test_results``: scalars, (10,) tensors, and the (10, 10) confusion matrix."""
         self.test_results: dict[str, Tensor] = {n: value.cpu() for n, value in self.test_metrics.compute().items()}
         self.test_metrics.reset()
-        self.log_epoch({f"test/{name}": value.mean() for name, value in self.test_results.items() if value.ndim < 2})
+        self._log_epoch({f"test/{name}": value.mean() for name, value in self.test_results.items() if value.ndim < 2})
 
     def _end_epoch(self, metrics: MetricCollection, before: int = 0) -> None:
         values = metrics.compute()
@@ -164,9 +154,9 @@ class BaseClassifier(L.LightningModule):
         if self.trainer.state.fn == TrainerFn.FITTING:  # not for a validation that somebody asked for
             for name, value in values.items():
                 self.history.setdefault(name, []).append((self.current_epoch + 1, value.item()))
-        self.log_epoch(values, before)
+        self._log_epoch(values, before)
 
-    def log_epoch(self, values: dict[str, Tensor], before: int = 0) -> None:
+    def _log_epoch(self, values: dict[str, Tensor], before: int = 0) -> None:
         """Logs an epoch's metrics as Lightning would; in a fit at once: a checkpoint that follows must not outrun them.
 
         ``before`` are the steps by which Lightning's count of them is ahead of the last one.

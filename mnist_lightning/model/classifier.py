@@ -13,33 +13,21 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torchmetrics import MetricCollection
-from torchmetrics.utilities.distributed import gather_all_tensors
 
-from mnist_lightning.data.augment import SIDE
 from mnist_lightning.data.format import DIGITS, IMAGE_SHAPE
-from mnist_lightning.data.sampler import seeded
-from mnist_lightning.devices import Mean, random_state, reseed, set_random_state
-from mnist_lightning.errors import UserError
-from mnist_lightning.model.base import LOSSES, BaseClassifier, LossName, accuracy
-from mnist_lightning.model.nets import LAYERS, Activation, NetName, build, sizes
+from mnist_lightning.model.base import BaseClassifier
+from mnist_lightning.model.bounds import check_options
+from mnist_lightning.model.metrics import LOSSES, LossName
+from mnist_lightning.model.nets import Activation, NetName, build, sizes
 from mnist_lightning.model.schedule import (
-    OPTIMIZER_BOUNDS,
-    Bound,
     OptimizerName,
     ScheduleName,
     build_optimizer,
     build_schedule,
+    learning_rate,
+    step_schedules,
 )
 from mnist_lightning.traced import Step, StepTracer
-
-BOUNDS: tuple[Bound, ...] = (
-    *OPTIMIZER_BOUNDS,
-    ("hidden", lambda o: len(o["hidden"]) <= LAYERS, f"at most {LAYERS} layers"),
-    ("ink_width", lambda o: 0 <= o["ink_width"] <= SIDE, f"from 0 to {SIDE}"),
-    ("label_smoothing", lambda o: 0 <= o["label_smoothing"] < 1, "from 0 to below 1"),
-    ("label_smoothing", lambda o: not o["label_smoothing"] or o["loss"] == "cross_entropy", "0 for mse"),
-)
 
 
 class MNISTClassifier(BaseClassifier):
@@ -77,8 +65,6 @@ class MNISTClassifier(BaseClassifier):
         UserError: A value that cannot be.
     """
 
-    _rng_state: Tensor | None = None
-
     def __init__(
         self,
         net: NetName = "simple",
@@ -109,16 +95,12 @@ class MNISTClassifier(BaseClassifier):
         (hidden, channels), betas = sizes(net, hidden, channels), list(betas)
         classes, image_shape = self.classes, self.image_shape  # lists, as a checkpoint holds them
         self.save_hyperparameters(ignore="trace")
-        for name, holds, expected in BOUNDS:
-            if not holds(self.hparams):
-                raise UserError(f"expected {name} to be {expected}, got {self.hparams[name]}; change --model.{name}")
+        check_options(self.hparams)
         layers = {"hidden": hidden, "channels": channels, "activation": activation, "dropout": dropout}
         layers |= {"image_shape": image_shape, "classes": len(classes)}
         self.net = build(net, deslant, ink_width, **layers, input_dropout=input_dropout or None)
         self.trace, smoothing = trace, {"label_smoothing": label_smoothing} if label_smoothing else {}
         self.loss = partial(LOSSES[loss], reduction="sum", **smoothing)
-        self.train_metrics = MetricCollection({"loss": Mean(), "accuracy": accuracy(classes)}, prefix="train/")
-        self.train_metrics.persistent(True)  # a checkpoint from the middle of an epoch holds what it has counted
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps float32 images (batch, 1, 28, 28) in [0, 1], or of another size and in colour, to logits (batch, 10)."""
@@ -136,15 +118,6 @@ class MNISTClassifier(BaseClassifier):
         self._traced = self.net, self.loss  # a callback may bring others
         return {"optimizer": optimizer, "lr_scheduler": schedule} if schedule else optimizer  # type: ignore[return-value]
 
-    def on_train_start(self) -> None:
-        if self._rng_state is not None:
-            states = torch.atleast_2d(self._rng_state)
-            set_random_state(states[self.global_rank % len(states)], self.device)
-        elif self.global_rank:  # dropout draws for each process
-            reseed(seeded(torch.initial_seed(), self.global_rank).initial_seed(), self.device)
-        if self.global_rank:  # what all had counted, of a checkpoint from within an epoch, the first has
-            self.train_metrics.reset()
-
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Any]:
         """Takes the optimizer steps of a chunk but the last, and returns the loss of that for Lightning to take.
 
@@ -152,16 +125,15 @@ class MNISTClassifier(BaseClassifier):
         """
         *chunk, last = [batch] if batch[1].ndim == 1 else zip(*batch, strict=True)
         take: Step = self._step
-        steps, rates = [], [self._rate]
         if chunk and self._tracer and self._traced == (self.net, self.loss):
             take = self._tracer.step_for(*chunk[0]) or take
+        steps, rates = [], [learning_rate(self.trainer)]
         for images, labels in chunk:
             steps.append(take(images, labels))
-            self._step_schedule()
-            rates.append(self._rate)
+            rates.append(step_schedules(self.trainer))
         logits = self(last[0])
         loss = self._mean_loss(logits, last[1])
-        losses = self._measure([*steps, (loss.detach(), logits.detach())], batch[1])
+        losses = self.measure_steps([*steps, (loss.detach(), logits.detach())], batch[1])
         if not chunk:
             self.log_dict({"train/loss_step": losses[-1], "lr": torch.tensor(rates[-1])})
         return {"loss": loss, "losses": losses, "rates": rates}
@@ -178,47 +150,7 @@ class MNISTClassifier(BaseClassifier):
         return loss.detach(), logits.detach()
 
     def _mean_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        size: float | Tensor = float(len(labels))
+        size: Any = float(len(labels))
         if self.trainer.world_size > 1:  # where a batch does not divide, processes differ by an image
-            size = self._mean(labels.new_full((), len(labels), dtype=torch.float32))
-        return self.loss(logits, labels) / size
-
-    def _mean(self, value: Tensor) -> Tensor:
-        mean: Tensor = self.trainer.strategy.reduce(value, reduce_op="mean")
-        return mean
-
-    @property
-    def _rate(self) -> float:
-        rate: float = self.trainer.optimizers[0].param_groups[0]["lr"]
-        return rate
-
-    def _step_schedule(self) -> None:
-        """Changes the learning rate between two steps of a chunk, where the schedule does."""
-        for config in self.trainer.lr_scheduler_configs:
-            if config.interval == "step":
-                config.scheduler.step()  # type: ignore[call-arg]  # no plateau steps here
-
-    def _measure(self, steps: Sequence[tuple[Tensor, Tensor]], labels: Tensor) -> Tensor:
-        """Counts loss and logits of each step into the epoch's metrics, and returns the losses."""
-        losses, logits = zip(*steps, strict=True)
-        mean = self._mean(torch.stack(losses))
-        self.train_metrics["loss"].update(mean, weight=labels.shape[-1])
-        if labels.numel():  # a process's part of a last batch can be empty
-            self.train_metrics["accuracy"].update(torch.cat(logits), labels.flatten())
-        return mean
-
-    def on_train_epoch_end(self) -> None:
-        self._end_epoch(self.train_metrics, before=1)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        state = random_state(self.device).to(self.device)  # dropout's next draw, in each process
-        states = gather_all_tensors(state) if self.trainer.world_size > 1 else [state]
-        checkpoint["rng_state"] = torch.stack(states).cpu()
-        checkpoint["history"] = self.history
-        for name, metric in self.train_metrics.items(keep_base=True):
-            with metric.sync_context():  # what all processes have counted
-                checkpoint["state_dict"].update(metric.state_dict(prefix=f"train_metrics.{name}."))
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._rng_state = checkpoint.get("rng_state")
-        self.history = {name: list(points) for name, points in checkpoint.get("history", {}).items()}
+            size = self.trainer.strategy.reduce(labels.new_full((), size, dtype=torch.float32), reduce_op="mean")
+        return self.loss(logits, labels) / size  # type: ignore[no-any-return]

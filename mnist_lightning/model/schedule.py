@@ -1,6 +1,6 @@
 """The optimizer, and its learning rate over a run: what there is, and what each needs of the run."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import lightning.pytorch as L
@@ -13,18 +13,6 @@ from mnist_lightning.errors import UserError
 
 OptimizerName = Literal["adam", "adamw", "sgd"]
 ScheduleName = Literal["step", "plateau", "cosine", "onecycle", "none"]
-
-Bound = tuple[str, Callable[[Any], bool], str]  # an option, what must hold of the options, and how an error says so
-OPTIMIZER_BOUNDS: tuple[Bound, ...] = (
-    ("lr", lambda o: o["lr"] > 0, "above 0"),
-    ("weight_decay", lambda o: o["weight_decay"] >= 0, "at least 0"),
-    ("betas", lambda o: len(o["betas"]) == 2 and all(0 <= beta < 1 for beta in o["betas"]), "two shares below 1"),
-    ("momentum", lambda o: 0 <= o["momentum"] < 1, "from 0 to below 1"),
-    ("nesterov", lambda o: not o["nesterov"] or o["momentum"] > 0, "false without a momentum"),
-    ("step_size", lambda o: o["step_size"] >= 1, "at least 1"),
-    ("gamma", lambda o: 0 < o["gamma"] <= 1, "above 0 and at most 1"),
-    ("warmup_epochs", lambda o: o["warmup_epochs"] >= 0, "at least 0"),
-)
 
 
 def build_optimizer(options: Mapping[str, Any], parameters: Iterable[nn.Parameter], fused: bool) -> Optimizer:
@@ -60,6 +48,18 @@ def build_schedule(options: Mapping[str, Any], optimizer: Optimizer, trainer: L.
     if name == "cosine":
         return {"scheduler": _cosine(optimizer, epochs(trainer), options["warmup_epochs"])}
     return {"scheduler": schedules.StepLR(optimizer, step_size, gamma)}
+
+
+def step_schedules(trainer: L.Trainer) -> float:
+    """Changes the learning rate between two steps of a chunk, where the schedule does, and returns it."""
+    for config in trainer.lr_scheduler_configs:
+        if config.interval == "step":
+            config.scheduler.step()  # type: ignore[call-arg]  # no plateau steps here
+    return learning_rate(trainer)
+
+
+def learning_rate(trainer: L.Trainer) -> float:
+    return trainer.optimizers[0].param_groups[0]["lr"]  # type: ignore[no-any-return]
 
 
 def _cosine(optimizer: Optimizer, epochs: int, warmup: int) -> schedules.LRScheduler:

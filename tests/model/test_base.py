@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
-from mnist_lightning.model.base import LOSSES, BaseClassifier, Loss
+from mnist_lightning.model.base import BaseClassifier
 from mnist_lightning.model.classifier import MNISTClassifier
+from mnist_lightning.model.metrics import LOSSES, Loss
 
 
 def by_hand(name, logits, labels):
