@@ -4,13 +4,10 @@ A GPU works through a queue. Who reads a number of its waits until the queue is 
 so numbers stay on it for as long as nobody has to see them. It also has a memory and a random generator of its own.
 """
 
-import platform
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import collect_env
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 from torchmetrics.utilities.distributed import gather_all_tensors
@@ -59,19 +56,6 @@ def set_random_state(states: Tensor, rank: int, device: torch.device) -> None:
     torch.set_rng_state(state[:size].clone())  # it misreads a view, and may crash
     if device.type != "cpu" and len(state) == len(_random_state(device)):
         torch.get_device_module(device).set_rng_state(state[size:].clone())
-
-
-def identity(device: torch.device) -> dict[str, Any]:
-    """Returns the name of a device and, of a CUDA one, the versions that its numbers depend on."""
-    if device.type == "cpu":
-        return {"device": platform.processor() or "cpu"}
-    if device.type == "mps":
-        return {"device": torch.backends.mps.get_name()}
-    named = {"device": getattr(torch.get_device_module(device), "get_device_name", str)(device)}
-    if device.type != "cuda":
-        return named
-    driver = collect_env.get_nvidia_driver_version(collect_env.run)
-    return {**named, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "driver": driver}
 
 
 def reseed(seed: int, device: torch.device) -> None:

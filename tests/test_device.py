@@ -19,7 +19,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from mnist_lightning.checkpoints.read import load_ensemble, read_checkpoint
 from mnist_lightning.data.datamodule import MNISTDataModule
-from mnist_lightning.devices import ConfusionMatrix, Mean, identity
+from mnist_lightning.devices import ConfusionMatrix, Mean
 from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.training.callbacks import MovingAverage
 from mnist_lightning.training.checkpointing import LastCheckpoint
@@ -255,22 +255,6 @@ def test_several_devices_are_offered_and_one_is_used(small, tmp_path, monkeypatc
     monkeypatch.setattr("lightning.pytorch.accelerators.CPUAccelerator.auto_device_count", staticmethod(lambda: 8))
     run(small, tmp_path, "cpu", "--max_epochs=1", "--plots.every_n_epochs=0")
     assert "device  cpu, 1 process; --devices 8 trains on all 8\n" in capsys.readouterr().out
-
-
-def test_a_record_says_which_device_and_which_versions_of_its_libraries(monkeypatch):
-    for name, value in {
-        "torch.cuda.get_device_name": lambda device: "NVIDIA A100",
-        "torch.xpu.get_device_name": lambda device: "Intel Max 1550",
-        "torch.backends.mps.get_name": lambda: "Apple M3",
-        "torch.backends.cudnn.version": lambda: 90100,
-        "torch.utils.collect_env.get_nvidia_driver_version": lambda run: "550.54.15",
-        "torch.version.cuda": "12.4",
-    }.items():
-        monkeypatch.setattr(name, value)
-    versions = {"cuda": "12.4", "cudnn": 90100, "driver": "550.54.15"}
-    assert identity(torch.device("cuda", 0)) == {"device": "NVIDIA A100", **versions}
-    assert identity(torch.device("xpu")) == {"device": "Intel Max 1550"}
-    assert identity(torch.device("mps")) == {"device": "Apple M3"}
 
 
 def trained_by_a_script(folder, cwd, *options):

@@ -3,6 +3,7 @@
 import logging
 import re
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,13 @@ def trainer_errors() -> Iterator[None]:
         if "gpu backend" in str(error):
             message = "expected a GPU for --accelerator gpu, but found none; use --accelerator cpu or auto"
         raise UserError(message) from error
+
+
+def is_lightnings(error: Exception) -> bool:
+    """Tells whether Lightning itself raised an error, to say what is wrong with an option or a callback's argument."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    said = isinstance(error, ValueError | RuntimeError | ModuleNotFoundError) and not isinstance(error, UserError)
+    return said and str(frame.f_globals["__name__"]).startswith("lightning.")
 
 
 @contextmanager

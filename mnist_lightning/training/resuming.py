@@ -1,7 +1,6 @@
 """What a run can be resumed from: a checkpoint with all its states, of a run with the same options and length."""
 
 import shutil
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR,
 
 from mnist_lightning.checkpoints.provenance import named, own_data
 from mnist_lightning.checkpoints.read import Checkpoint, CheckpointError
+from mnist_lightning.console.messages import is_lightnings
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
 from mnist_lightning.model.schedule import epochs, total_steps
@@ -99,19 +99,12 @@ def one_line_until_it_trains(trainer: L.Trainer, ckpt_path: Path | None, new_run
             raise UserError(
                 "another process of this run died; resume from its last state with --ckpt_path last"
             ) from error
-        if (trained or ckpt_path is None) and _is_lightnings(error):
+        if (trained or ckpt_path is None) and is_lightnings(error):
             raise UserError(str(error)) from error
         if trained or ckpt_path is None or isinstance(error, UserError | OSError):
             raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(f"{ckpt_path}: cannot be resumed ({reason}); give another checkpoint") from error
-
-
-def _is_lightnings(error: Exception) -> bool:
-    """Whether Lightning itself raised an error, to say what is wrong with an option or a callback's argument."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    said = isinstance(error, ValueError | RuntimeError | ModuleNotFoundError) and not isinstance(error, UserError)
-    return said and str(frame.f_globals["__name__"]).startswith("lightning.")
 
 
 class CheckedStates(L.Callback):

@@ -2,11 +2,7 @@
 
 import json
 import math
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,7 +17,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from mnist_lightning.checkpoints.read import Checkpoint
 from mnist_lightning.data.datamodule import data_of
-from mnist_lightning.devices import identity
+from mnist_lightning.environment import environment
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import RUN_LOCK, RUN_RECORD, atomic_write, run_of
 from mnist_lightning.training.callbacks import RunTimer
@@ -193,9 +189,12 @@ class RunRecord(SaveConfigCallback):
             self._lock, self._run = locked(Path(log_dir)), Path(log_dir)  # killed between its last state and record
         if stage == "fit":
             self._write(trainer, pl_module, finished=True)
-            self.on_exception()
+            self._release()
 
     def on_exception(self, *_: Any) -> None:
+        self._release()
+
+    def _release(self) -> None:
         if self._run:
             self._lock.release()
 
@@ -224,26 +223,9 @@ def _finite(history: Mapping[str, Sequence[tuple[int, float]]]) -> dict[str, Any
 def _environment(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
     data = data_of(trainer)
     return {
-        "python": platform.python_version(),
-        **{package: version(package) for package in ("torch", "lightning", "torchmetrics", "numpy")},
-        **identity(pl_module.device),
-        "threads": torch.get_num_threads(),
+        **environment(pl_module.device),
         "processes": trainer.world_size,
-        "date": datetime.now().astimezone().isoformat(" ", "seconds"),
         "seed": torch.initial_seed(),
         "dataset": data.dataset_name,
         **{f"dataset_{name}": value for name, value in data.state_dict().items() if name != "name"},
-        "git_commit": git_commit(Path(__file__)),
     }
-
-
-def git_commit(code: Path) -> str | None:
-    """Returns the commit of a file of code, with a plus sign when files were changed since, or None outside of git."""
-    git = ["git", "-C", str(code.parent)]
-    mine = [*git, "ls-files", "--error-unmatch", code.name]  # or it is installed within a repository of others
-    commit = [*git, "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
-    try:
-        subprocess.run(mine, capture_output=True, check=True)
-        return subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -6,7 +6,6 @@ import os
 import random
 import re
 import signal
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -35,9 +34,10 @@ from runs import (
 
 from mnist_lightning.data.format import FILES, find
 from mnist_lightning.data.idx import read_idx
+from mnist_lightning.environment import git_commit
 from mnist_lightning.errors import UserError
 from mnist_lightning.training.cli import MNISTCLI
-from mnist_lightning.training.run_folder import git_commit, is_run_of
+from mnist_lightning.training.run_folder import is_run_of
 
 
 @pytest.fixture(scope="module")
@@ -249,21 +249,6 @@ def test_a_run_records_what_its_numbers_depend_on(dataset, whole):
 def test_a_run_records_the_commit_of_its_code(whole):
     record = json.loads((whole / "environment.json").read_text())
     assert record["git_commit"] == git_commit(ROOT / "mnist_lightning" / "files.py")
-
-
-def test_the_commit_is_that_of_the_repository_that_the_code_belongs_to(tmp_path):
-    code, installed = (tmp_path / name / "it.py" for name in ("clone", "clone/.venv"))
-    installed.parent.mkdir(parents=True)
-    code.touch()
-    assert git_commit(code) is None
-    git = ["git", "-C", code.parent, "-c", "user.name=A", "-c", "user.email=a@example.com"]
-    for command in (["init", "-q"], ["add", "it.py"], ["commit", "-q", "-m", "All"]):
-        subprocess.run([*git, *command], check=True)
-    installed.touch()
-    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    assert (git_commit(code), git_commit(installed)) == (head, None)
-    code.write_text("# changed")
-    assert (git_commit(code), git_commit(installed)) == (head + "+", None)
 
 
 class TimeIsUp(L.Callback):
