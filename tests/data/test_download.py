@@ -1,3 +1,5 @@
+"""Where the four files come from. What mirrors can do: tests/test_mirror.py."""
+
 import gzip
 import hashlib
 import json
@@ -6,222 +8,20 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
 import pytest
 from helpers import write_dataset
+from mirrors import DEAD, not_found, right_bytes_late, serving, stalls_halfway_for_good, truncated, wrong_bytes
 
-from mnist_lightning import mirror
 from mnist_lightning.data import download
 from mnist_lightning.data.download import DEFAULT_DATA_DIR
 from mnist_lightning.data.format import FILES, DataError, find
 from mnist_lightning.data.idx import read_idx
 from mnist_lightning.errors import UserError
 from mnist_lightning.mirror import DownloadError
-
-DEAD = "http://127.0.0.1:9/"  # nothing listens there
-NOBODY = "http://no-such-host.invalid/"  # a name that never is one, RFC 6761
-PATIENCE = 4  # seconds until a mirror that stalls gives the right bytes, for a client that does not give it up
-
-
-class Mirrors(ThreadingHTTPServer):
-    """Any number of mirrors of ``files``, each below a folder of its own, and each as honest as ``answers`` says."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files = {}  # name -> the right bytes
-        self.answers = {}  # a path, or the name of a mirror -> what it does instead of sending the right bytes
-        self.requests = []  # the paths, in order
-        self.sent = 0  # bytes of the answers without an end, until their clients hung up
-        self.second_request = threading.Event()
-        self.halfway = threading.Event()
-        self.closing = threading.Event()
-
-    def __getitem__(self, mirror):
-        return f"http://127.0.0.1:{self.server_port}/{mirror}/"
-
-    def handle_error(self, request, client_address):
-        pass  # a client that has gone
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.server.requests.append(self.path)
-        if len(self.server.requests) > 1:
-            self.server.second_request.set()
-        _, mirror, name = self.path.split("/")
-        answers = self.server.answers
-        answer = answers.get(self.path) or answers.get(mirror, right_bytes)
-        answer(self, self.server.files[name])
-
-    def send(self, body, status=200, size=None, **headers):
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body) if size is None else size))
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def send_endless(self, piece, status=200, **headers):
-        """Without an end, but for a client that never hangs up."""
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        for _ in range(4 * mirror.MAX_SIZE // len(piece)):
-            self.wfile.write(piece)
-            self.server.sent += len(piece)
-
-    def log_message(self, *args):
-        pass
-
-
-def right_bytes(handler, body):
-    handler.send(body)
-
-
-def not_found(handler, body):
-    handler.send(b"Not Found", 404)
-
-
-def unavailable(handler, body):
-    handler.send(b"Service Unavailable", 503)
-
-
-def html(handler, body):
-    handler.send(b"<!DOCTYPE html><title>We have moved</title>", **{"Content-Type": "text/html"})
-
-
-def truncated(handler, body):
-    handler.send(body[: len(body) // 2], size=len(body))
-
-
-def nothing_of_it(handler, body):
-    handler.send(b"", size=len(body))
-
-
-def wrong_bytes(handler, body):
-    handler.send(body[::-1])
-
-
-def redirects(handler, body):
-    handler.send(b"", 302, Location=handler.path)
-
-
-def hangs_up(handler, body):
-    pass
-
-
-def says_nothing(handler, body):
-    handler.server.closing.wait(PATIENCE)
-    handler.send(body)
-
-
-def stalls(handler, body):
-    handler.send(b"", size=len(body))
-    handler.server.closing.wait(PATIENCE)
-    handler.wfile.write(body)
-
-
-def stalls_halfway(handler, body):
-    half = len(body) // 2
-    handler.send(body[:half], size=len(body))
-    handler.server.closing.wait(PATIENCE)
-    handler.wfile.write(body[half:])
-
-
-def stalls_halfway_for_good(handler, body):
-    handler.send(body[: len(body) // 2], size=len(body))
-    handler.server.halfway.set()
-    handler.server.closing.wait()
-
-
-def drips(handler, body):
-    """A byte now and then, always before the client loses its patience with the silence."""
-    handler.send(body[:1], size=len(body))
-    for at in range(1, len(body)):
-        if handler.server.closing.wait(0.05):
-            return
-        handler.wfile.write(body[at : at + 1])
-
-
-def endless(handler, body):
-    handler.send_endless(bytes(1 << 20))
-
-
-def endless_chunks(handler, body):
-    handler.send_endless(b"100000\r\n" + bytes(1 << 20) + b"\r\n", **{"Transfer-Encoding": "chunked"})
-
-
-def promises_a_terabyte(handler, body):
-    handler.send_endless(bytes(1 << 20), **{"Content-Length": str(1 << 40)})
-
-
-def more_than_the_file(handler, body):
-    handler.send(body + bytes(mirror.MAX_SIZE))
-
-
-def gzip_bomb(handler, body):
-    """200 MiB for a client that unpacks it; 0.2 MB for one that does not."""
-    handler.send(gzip.compress(bytes(1 << 20)) * 200, **{"Content-Encoding": "gzip"})
-
-
-def endless_redirect(handler, body):
-    handler.send_endless(bytes(1 << 20), 302, Location=handler.path.replace("/bad/", "/good/"))
-
-
-def says_what_a_gz_is(handler, body):
-    """As Apache does where it is told that .gz is an encoding: the file's own gzip in place of one for the way."""
-    handler.send(body, **{"Content-Encoding": "gzip", "Content-Type": "application/octet-stream"})
-
-
-def packs_what_may_be_packed(handler, body):
-    packs = "gzip" in handler.headers.get("Accept-Encoding", "gzip")
-    handler.send(gzip.compress(body), **{"Content-Encoding": "gzip"}) if packs else handler.send(body)
-
-
-def small_chunks(handler, body):
-    pieces = [body[i : i + 10] for i in range(0, len(body), 10)]
-    chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in [*pieces, b""])
-    handler.send_response(200)
-    handler.send_header("Transfer-Encoding", "chunked")
-    handler.end_headers()
-    handler.wfile.write(chunks)
-
-
-def right_bytes_late(handler, body):
-    """Gives another process the time to ask as well; where it does not, the first request takes 0.3 s."""
-    handler.server.second_request.wait(0.3)
-    handler.send(body)
-
-
-FAULTS = {  # what a mirror can do, and what is said about it
-    not_found: "status 404",
-    unavailable: "status 503",
-    html: "wrong SHA-256",
-    wrong_bytes: "wrong SHA-256",
-    truncated: "broke",
-    nothing_of_it: "broke",
-    redirects: "redirects in a circle",
-    hangs_up: "no connection",
-    gzip_bomb: "wrong SHA-256",
-    more_than_the_file: "sent more than 16,777,216 bytes",
-}
-ENDLESS = [endless, endless_chunks, promises_a_terabyte]
-STALLS = [says_nothing, stalls, stalls_halfway]
-
-
-def each(answers):
-    return pytest.mark.parametrize("fault", answers, ids=lambda answer: answer.__name__)
-
-
-each_fault = each(FAULTS)
 
 
 @pytest.fixture
@@ -237,16 +37,9 @@ def published(tmp_path, monkeypatch):
 
 @pytest.fixture
 def mirrors(published, monkeypatch):
-    """A server on this machine with as many mirrors of the published files as are asked for: ``mirrors[name]``."""
     monkeypatch.setenv("NO_PROXY", "*")
-    with Mirrors() as server:
-        server.files = published
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving(published) as server:
         yield server
-        server.closing.set()
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -282,151 +75,12 @@ def test_a_download_leaves_the_four_published_files_and_nothing_else(data, mirro
     assert left_over(data) == {"mnist", *mirrors.files}
 
 
-def test_what_was_downloaded_can_be_read(data, mirrors):
-    download.fetch(data, "download", [mirrors["first"]])
-    shapes = [read_idx(find(data, name)).shape for name in FILES]
-    assert shapes == [(30, 28, 28), (30,), (10, 28, 28), (10,)]
-
-
-def test_a_mirror_works_with_and_without_a_slash_at_its_end(data, mirrors):
-    download.fetch(data, "download", [mirrors["first"].rstrip("/")])
-    assert sorted(mirrors.requests) == sorted(f"/first/{name}.gz" for name in FILES)
-
-
-def test_mirrors_are_tried_in_order_and_only_until_one_is_right(data, mirrors):
-    download.fetch(data, "download", [mirrors["first"], mirrors["second"]])
-    assert sorted(mirrors.requests) == sorted(f"/first/{name}.gz" for name in FILES)
-
-
-@each_fault
-def test_after_a_bad_answer_the_next_mirror_gives_the_right_bytes(data, mirrors, fault):
-    mirrors.answers["bad"] = fault
-    download.fetch(data, "download", [mirrors["bad"], mirrors["good"]])
-    assert contents(data) == mirrors.files
-    assert left_over(data) == {"mnist", *mirrors.files}
-    asked = {path for path in mirrors.requests if path.startswith("/bad/")}
-    assert asked == {f"/bad/{name}.gz" for name in FILES}
-
-
-@pytest.mark.parametrize("dead", [DEAD, NOBODY])
-def test_after_a_mirror_that_cannot_be_reached_the_next_one_gives_the_right_bytes(data, mirrors, dead):
-    with pytest.raises(DownloadError, match=f"{dead}.*: no connection"):
-        download.fetch(data, "download", [dead])
-    assert left_over(data) == set()
-    download.fetch(data, "download", [dead, mirrors["good"]])
-    assert contents(data) == mirrors.files
-
-
-@pytest.mark.parametrize("wrong", ["nonsense", "ftp://127.0.0.1/", "http://[::1/", f"http://{'a' * 64}.org/"])
-def test_after_an_address_that_is_none_the_next_mirror_gives_the_right_bytes(data, mirrors, wrong):
-    download.fetch(data, "download", [wrong, mirrors["good"]])
-    assert contents(data) == mirrors.files
-    shutil.rmtree(data)
-    with pytest.raises(DownloadError) as error:
-        download.fetch(data, "download", [wrong])
-    assert wrong in str(error.value)
-    assert "SHA-256" not in str(error.value)
-
-
-@each(STALLS)
-def test_after_a_mirror_that_stalls_the_next_one_gives_the_right_bytes(data, mirrors, monkeypatch, fault):
-    monkeypatch.setattr(mirror, "TIMEOUT", 1)
-    mirrors.answers[f"/bad/{FILES[2]}.gz"] = fault  # one file, for each costs the timeout
-    download.fetch(data, "download", [mirrors["bad"], mirrors["good"]])
-    assert contents(data) == mirrors.files
-    assert f"/good/{FILES[2]}.gz" in mirrors.requests
-    assert len(mirrors.requests) == 5
-
-
-@each_fault
-def test_when_no_mirror_is_right_the_error_says_what_each_one_did(data, mirrors, fault):
-    mirrors.answers["bad"] = fault
-    with pytest.raises(DownloadError) as error:
+def test_a_failed_download_leaves_nothing_and_the_next_one_works(data, mirrors):
+    mirrors.answers["bad"] = truncated
+    with pytest.raises(DownloadError, match=f"{FILES[0]}.*{mirrors['bad']}.*{DEAD}"):
         download.fetch(data, "download", [mirrors["bad"], DEAD])
-    # no mirror gave NAME (URL: FAULT; URL: FAULT); put the four files into a folder by hand
-    bad, dead = str(error.value).split("(", 1)[1].rsplit(")", 1)[0].split("; ")
-    assert bad.startswith(mirrors["bad"])
-    assert FAULTS[fault] in bad
-    assert dead.startswith(DEAD)
-    assert dead.endswith("no connection")
-    assert "by hand" in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-@each(STALLS)
-def test_the_error_says_that_a_mirror_stalled(data, mirrors, monkeypatch, fault):
-    monkeypatch.setattr(mirror, "TIMEOUT", 1)
-    mirrors.answers["bad"] = fault
-    with pytest.raises(DownloadError) as error:
-        download.fetch(data, "download", [mirrors["bad"]])
-    assert "no answer within 1 s" in str(error.value)
     assert left_over(data) == set()
-    del mirrors.answers["bad"]
-    download.fetch(data, "download", [mirrors["bad"]])
-    assert contents(data) == mirrors.files
-
-
-def test_after_a_mirror_that_drips_the_next_one_gives_the_right_bytes(data, mirrors, monkeypatch):
-    monkeypatch.setattr(mirror, "TIMEOUT", 1)
-    mirrors.answers[f"/bad/{FILES[2]}.gz"] = drips
     download.fetch(data, "download", [mirrors["bad"], mirrors["good"]])
-    assert contents(data) == mirrors.files
-    shutil.rmtree(data)
-    with pytest.raises(DownloadError, match="fewer than 1,000 bytes per second"):
-        download.fetch(data, "download", [mirrors["bad"]])
-
-
-@each(ENDLESS)
-def test_after_a_mirror_that_never_stops_sending_the_next_one_gives_the_right_bytes(data, mirrors, fault):
-    mirrors.answers[f"/bad/{FILES[2]}.gz"] = fault
-    download.fetch(data, "download", [mirrors["bad"], mirrors["good"]])
-    assert contents(data) == mirrors.files
-    assert left_over(data) == {"mnist", *mirrors.files}
-    assert mirror.MAX_SIZE / 2 < mirrors.sent < 2 * mirror.MAX_SIZE
-
-
-@each(ENDLESS)
-def test_the_error_says_that_a_mirror_sent_more_than_the_file_has(data, mirrors, fault):
-    mirrors.answers["bad"] = fault
-    with pytest.raises(DownloadError, match="it sent more than 16,777,216 bytes, and the file has fewer"):
-        download.fetch(data, "download", [mirrors["bad"]])
-    assert left_over(data) == set()
-
-
-def test_a_redirect_is_followed_without_reading_what_it_says(data, mirrors):
-    mirrors.answers["bad"] = endless_redirect
-    download.fetch(data, "download", [mirrors["bad"]])
-    assert contents(data) == mirrors.files
-    assert mirrors.sent < mirror.MAX_SIZE * len(FILES)
-
-
-def test_nothing_that_a_mirror_sends_is_unpacked(data, mirrors):
-    mirrors.answers["bad"] = gzip_bomb
-    tracemalloc.start()
-    try:
-        download.fetch(data, "download", [mirrors["bad"], mirrors["good"]])
-        assert tracemalloc.get_traced_memory()[1] < 8e6
-    finally:
-        tracemalloc.stop()
-    assert contents(data) == mirrors.files
-
-
-@each([says_what_a_gz_is, packs_what_may_be_packed, small_chunks])
-def test_an_unusual_way_to_send_the_right_bytes_is_right(data, mirrors, fault):
-    mirrors.answers["first"] = fault
-    download.fetch(data, "download", [mirrors["first"]])
-    assert contents(data) == mirrors.files
-
-
-@each_fault
-def test_a_failed_download_leaves_nothing_and_the_next_one_works(data, mirrors, fault):
-    mirrors.answers["bad"] = fault
-    with pytest.raises(DownloadError):
-        download.fetch(data, "download", [mirrors["bad"], DEAD])
-    assert mirrors.requests
-    assert left_over(data) == set()
-    del mirrors.answers["bad"]
-    download.fetch(data, "download", [mirrors["bad"]])
     assert left_over(data) == {"mnist", *mirrors.files}
     assert contents(data) == mirrors.files
 
@@ -446,19 +100,6 @@ def test_each_file_may_come_from_another_mirror(data, mirrors):
         mirrors.answers[f"/second/{name}.gz"] = not_found
     download.fetch(data, "download", [mirrors["first"], mirrors["second"]])
     assert contents(data) == mirrors.files
-
-
-def test_a_download_can_be_tried_again_after_it_failed(data, mirrors):
-    with pytest.raises(DownloadError):
-        download.fetch(data, "download", [DEAD])
-    download.fetch(data, "download", [mirrors["first"]])
-    assert contents(data) == mirrors.files
-
-
-def test_with_no_mirrors_at_all_a_download_is_an_error(data, published):
-    with pytest.raises(DownloadError):
-        download.fetch(data, "download", [])
-    assert left_over(data) == set()
 
 
 @pytest.mark.parametrize("count", [1, 3, 4])
@@ -574,30 +215,7 @@ def test_a_download_waits_for_another_and_goes_on_when_that_is_killed(data, mirr
     assert contents(data) == mirrors.files
 
 
-# --- finding files ----------------------------------------------------------------------------------------------------
-
-SPELLINGS = ("train-images-idx3-ubyte", "train-images.idx3-ubyte")
-
-
-@pytest.mark.parametrize("file", [*SPELLINGS, *(f"{name}.gz" for name in SPELLINGS)])
-def test_a_file_is_found_raw_or_gzipped_in_either_spelling(tmp_path, file):
-    (tmp_path / file).touch()
-    assert find(tmp_path, FILES[0]) == tmp_path / file
-
-
-def test_raw_files_come_before_gzipped_ones(tmp_path):
-    for spelling in SPELLINGS:
-        (tmp_path / f"{spelling}.gz").touch()
-    for spelling in SPELLINGS:
-        (tmp_path / spelling).touch()
-        assert find(tmp_path, FILES[0]) == tmp_path / spelling
-        (tmp_path / spelling).unlink()
-
-
-def test_a_folder_is_not_taken_for_a_file(tmp_path):
-    (tmp_path / FILES[0]).mkdir()  # what some archives unpack to
-    (tmp_path / f"{FILES[0]}.gz").touch()
-    assert find(tmp_path, FILES[0]) == tmp_path / f"{FILES[0]}.gz"
+# --- files as they are ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("source", ["auto", "files"])
@@ -645,34 +263,6 @@ def test_the_current_folder_can_be_the_data_folder(tmp_path, mirrors, monkeypatc
 def test_the_sample_lies_beside_the_data_folder_and_never_in_it(sample):
     assert sample.name == "mnist-sample"
     assert left_over(sample) == {"mnist-sample", *(f"{name}.gz" for name in FILES)}
-
-
-@pytest.mark.parametrize(("part", "per_class"), [("train", 400), ("t10k", 100)])
-def test_the_sample_has_equally_many_digits_of_every_class(sample, part, per_class):
-    images = read_idx(find(sample, f"{part}-images-idx3-ubyte"))
-    labels = read_idx(find(sample, f"{part}-labels-idx1-ubyte"))
-    assert (images.dtype, images.shape) == (np.uint8, (10 * per_class, 28, 28))
-    assert (labels.dtype, labels.shape) == (np.uint8, (10 * per_class,))
-    assert np.bincount(labels).tolist() == [per_class] * 10
-
-
-def test_the_samples_digits_are_real_and_have_their_own_labels(sample):
-    train, train_labels, test, test_labels = (read_idx(find(sample, name)) for name in FILES)
-    for images in (train, test):
-        assert (images.max(axis=(1, 2)) > 128).all()  # ink in every one
-        assert (images[:, 0] == 0).mean() > 0.99  # and next to none on the edge
-    # The class whose mean image is nearest: right for four of five real digits, for one of ten if labels were mixed up.
-    means = np.stack([train[train_labels == digit].mean(axis=0) for digit in range(10)])
-    distances = ((test[:, None] - means) ** 2).sum(axis=(2, 3))
-    assert (distances.argmin(axis=1) == test_labels).mean() > 0.75
-    # And the classes have their right names: a one takes the least ink, a zero the most.
-    ink = means.mean(axis=(1, 2))
-    assert (ink.argmin(), ink.argmax()) == (1, 0)
-
-
-def test_the_samples_test_digits_are_not_in_its_training_set(sample):
-    train, test = (read_idx(find(sample, f"{part}-images-idx3-ubyte")) for part in ("train", "t10k"))
-    assert not {image.tobytes() for image in train} & {image.tobytes() for image in test}
 
 
 def test_a_sample_that_is_there_is_not_written_again(sample):
