@@ -22,6 +22,8 @@ from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.data.format import FILES
 from mnist_lightning.data.idx import write_idx
 from mnist_lightning.model.classifier import MNISTClassifier
+from mnist_lightning.training.chunks import StepsPerExecution
+from mnist_lightning.training.resuming import CheckedStates
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = (path.relative_to(ROOT).with_suffix("") for path in ROOT.glob("mnist_lightning/**/*.py"))
@@ -74,6 +76,24 @@ def train_checkpoint(path, data_dir, **model):
     trainer.fit(MNISTClassifier(**model), MNISTDataModule(str(data_dir)))
     trainer.save_checkpoint(path)
     return path
+
+
+def fit(folder, *, steps="auto", seed=0, data=None, trainer=None, **model):
+    """Returns a classifier that was trained for an epoch, or as the Trainer's options say, in chunks of as many steps.
+
+    Each step is logged, where there is a logger.
+    """
+    L.seed_everything(seed, verbose=False)
+    module = MNISTClassifier(**model)
+    options = {"max_epochs": 1, "log_every_n_steps": 1, **(trainer or {})}
+    callbacks = [StepsPerExecution(steps), CheckedStates(), *options.pop("callbacks", [])]
+    quiet_trainer(callbacks=callbacks, **options).fit(module, MNISTDataModule(str(folder), **(data or {})))
+    return module
+
+
+def same_weights(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 class Evil:

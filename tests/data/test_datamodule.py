@@ -1,9 +1,13 @@
-"""The split, the batches, and files that do not fit together."""
+"""The split, the batches, files that do not fit together; what is distorted, and when."""
 
+from functools import cache
+from types import SimpleNamespace
+
+import lightning.pytorch as L
 import numpy as np
 import pytest
 import torch
-from helpers import write_dataset
+from helpers import fit, same_weights, write_dataset
 
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.data.format import FILES, DataError
@@ -118,3 +122,96 @@ def test_real_mnist_is_split_into_55000_5000_and_10000(mnist):
     data = ready(mnist)
     assert [len(part) for part in (data.train_set, data.val_set, data.test_set)] == [55_000, 5_000, 10_000]
     assert len(data.train_dataloader()) == 860
+
+
+DISTORTED = (("rotation", 10.0), ("scale", 0.1), ("shear", 0.1), ("shift", 1.0), ("elastic", 0.7))
+
+
+class ImageRecorder(L.Callback):
+    """Keeps every image that a net is shown, in order, by what it is shown for."""
+
+    works_with_chunks = True
+
+    def __init__(self):
+        self.shown = {"train": [], "val": [], "test": []}
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.shown["train"] += batch[0].clone().flatten(0, -4)  # chunks of batches, or batches
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        self.shown["val"] += batch[0].clone()
+
+    def on_test_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        self.shown["test"] += batch[0].clone()
+
+    def images(self, part):
+        return torch.stack(self.shown[part])
+
+
+class DrawRecorder(L.Callback):
+    """Keeps the labels, and what dropout would draw next, of each batch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen.append((batch[1].flatten().tolist(), torch.get_rng_state().tolist()))
+
+
+@pytest.fixture(scope="module")
+def trained(dataset):
+    """Trains for two epochs and tests, each kind of run once: the module, and the images that its net was shown."""
+
+    @cache
+    def train(*data, steps="auto", seed=0, again=0):
+        recorder = ImageRecorder()
+        module = fit(
+            dataset, data=dict(data), steps=steps, seed=seed, trainer={"max_epochs": 2, "callbacks": [recorder]}
+        )
+        module.trainer.test(module, module.trainer.datamodule, verbose=False)
+        return SimpleNamespace(module=module, net=module.net, images=recorder.images)
+
+    return train
+
+
+def test_images_are_distorted_to_train_on_and_left_alone_to_validate_and_test(trained):
+    plain, distorted = trained(), trained(*DISTORTED)
+    moved = (distorted.images("train") - plain.images("train")).abs().amax((1, 2, 3))
+    assert moved.min() > 0.1  # every image of both epochs
+    assert len(moved) == 2 * 550
+    data = distorted.module.trainer.datamodule
+    for part, images in (("val", data.val_set[torch.arange(50)][0]), ("test", data.test_set.tensors[0])):
+        expected = (images / 255).unsqueeze(1)
+        shown = distorted.images(part)
+        assert torch.equal(shown, expected.repeat(len(shown) // len(expected), 1, 1, 1))
+
+
+def test_every_epoch_distorts_an_image_anew(trained):
+    plain = trained(("batch_size", 550)).images("train")
+    place = {image.numpy().tobytes(): number for number, image in enumerate(plain[:550])}
+    again = [place[image.numpy().tobytes()] for image in plain[550:]]  # its place in the first epoch
+    first, second = trained(("batch_size", 550), ("shift", 3.0)).images("train").split(550)
+    assert (second - first[again]).abs().amax((1, 2, 3)).min() > 0.01
+
+
+def test_distorted_images_and_what_they_teach_do_not_depend_on_the_chunks(trained):
+    first = trained(*DISTORTED, steps=1)
+    for steps in (8, "auto"):
+        other = trained(*DISTORTED, steps=steps)
+        assert torch.equal(first.images("train"), other.images("train"))
+        assert same_weights(first.net, other.net)
+
+
+def test_the_same_seed_distorts_the_same_and_another_in_another_way(trained):
+    first, again, other = trained(*DISTORTED), trained(*DISTORTED, again=1), trained(*DISTORTED, seed=1)
+    assert torch.equal(first.images("train"), again.images("train"))
+    assert same_weights(first.net, again.net)
+    assert not torch.equal(first.images("train"), other.images("train"))
+    assert not same_weights(first.net, other.net)
+
+
+def test_distortions_leave_the_order_and_dropout_as_they_were(dataset):
+    plain, distorted = DrawRecorder(), DrawRecorder()
+    for recorder, data in ((plain, {}), (distorted, dict(DISTORTED))):
+        fit(dataset, data=data, dropout=0.2, trainer={"callbacks": [recorder]})
+    assert plain.seen == distorted.seen

@@ -1,0 +1,27 @@
+import pytest
+
+from mnist_lightning.errors import UserError
+from mnist_lightning.model.classifier import MNISTClassifier
+
+REFUSED = [
+    ({"lr": 0.0}, r"lr to be above 0, got 0\.0; change --model\.lr$"),
+    ({"weight_decay": -1.0}, "weight_decay to be at least 0"),
+    ({"betas": [0.9]}, "betas to be two shares below 1"),
+    ({"betas": [0.9, 1.0]}, "betas to be two shares below 1"),
+    ({"momentum": 1.0}, "momentum to be from 0 to below 1"),
+    ({"nesterov": True, "momentum": 0.0}, "nesterov to be false without a momentum"),
+    ({"step_size": 0}, "step_size to be at least 1"),
+    ({"gamma": 0.0}, "gamma to be above 0 and at most 1"),
+    ({"warmup_epochs": -1}, "warmup_epochs to be at least 0"),
+    ({"label_smoothing": -0.1}, "label_smoothing to be from 0 to below 1"),
+    ({"label_smoothing": 1.0}, "label_smoothing to be from 0 to below 1"),
+    ({"label_smoothing": 0.1, "loss": "mse"}, "label_smoothing to be 0 for mse"),
+    ({"ink_width": 29.0}, "ink_width to be from 0 to 28"),
+    ({"hidden": [1] * 301}, "hidden to be at most 300 layers"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED)
+def test_an_option_that_cannot_be_is_refused_by_its_name(options, message):
+    with pytest.raises(UserError, match=f"expected {message}"):
+        MNISTClassifier(**options)
