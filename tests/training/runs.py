@@ -21,7 +21,7 @@ DISTORTED = ("--data.elastic=0.7", "--data.rotation=10", "--model.scheduler=onec
 FIRST = r"epoch +1/"  # an epoch is over, and its checkpoints are written
 
 
-# what the scripts silence too: see quiet() in console.py
+# what the scripts silence too: see quiet() in console/messages.py
 ignoring_that_the_run_was_begun = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from functools import cache
 
 import lightning.pytorch as L
 import pytest
@@ -16,8 +17,9 @@ LOOP = ("loops", "fit_loop")
 ADAM = ("optimizer_states", 0)
 TIMER = ("callbacks", "RunTimer")
 GONE = object()
+SCHEDULES = ("step", "plateau", "cosine", "onecycle", "none")
 
-# what the scripts silence too: see quiet() in console.py
+# what the scripts silence too: see quiet() in console/messages.py
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 
 
@@ -32,17 +34,26 @@ class StopsAfterAnEpoch(L.Callback):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.fixture(scope="module", params=["step", "plateau", "cosine", "onecycle", "none"])
-def begun(request, dataset, tmp_path_factory):
-    """The options of a run with each schedule, and its newest state."""
-    root = tmp_path_factory.mktemp(request.param)
-    option = f"--model.scheduler={request.param}"
-    cli = command_line(dataset, root, option)
-    cli.trainer.callbacks.append(StopsAfterAnEpoch())
-    with pytest.raises(SystemExit, match="143"):
-        cli.fit()
-    last = root / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
-    return option, shutil.copy(last, root / "elsewhere.ckpt")
+@pytest.fixture(scope="module")
+def begun(dataset, tmp_path_factory):
+    """Gives the newest state of a run with a schedule, that was stopped after an epoch of two."""
+
+    @cache
+    def train(schedule):
+        root = tmp_path_factory.mktemp(schedule)
+        cli = command_line(dataset, root, f"--model.scheduler={schedule}")
+        cli.trainer.callbacks.append(StopsAfterAnEpoch())
+        with pytest.raises(SystemExit, match="143"):
+            cli.fit()
+        last = root / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+        return shutil.copy(last, root / "elsewhere.ckpt")
+
+    return train
+
+
+def resumed(dataset, root, state, schedule):
+    """What resumes a state."""
+    return command_line(dataset, root, f"--model.scheduler={schedule}", f"--ckpt_path={state}")
 
 
 def forged(path, place, value):
@@ -58,11 +69,16 @@ def forged(path, place, value):
     return checkpoint
 
 
-def test_a_run_is_resumed_from_its_own_state(begun, dataset, tmp_path):
-    option, last = begun
-    cli = command_line(dataset, tmp_path, option, f"--ckpt_path={last}")
-    cli.fit()
-    assert cli.trainer.global_step == 2 * torch.load(last, weights_only=True)["global_step"] == 18
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_run_is_resumed_from_its_own_state_and_a_schedule_that_is_missing_is_begun_anew(
+    begun, dataset, tmp_path, schedule
+):
+    last, other = begun(schedule), tmp_path / "forged.ckpt"
+    torch.save(forged(last, ("lr_schedulers",), [{}, {}]), other)
+    for state in (last, other):
+        cli = resumed(dataset, tmp_path, state, schedule)
+        cli.fit()
+        assert cli.trainer.global_step == 2 * torch.load(last, weights_only=True)["global_step"] == 18
 
 
 @pytest.mark.parametrize(
@@ -81,9 +97,8 @@ def test_a_run_is_resumed_from_its_own_state(begun, dataset, tmp_path):
     ],
 )
 def test_a_forged_state_is_refused_in_a_line_and_nothing_is_written(begun, dataset, tmp_path, place, value):
-    option, last = begun
-    torch.save(forged(last, place, value), tmp_path / "forged.ckpt")
-    cli = command_line(dataset, tmp_path, option, f"--ckpt_path={tmp_path / 'forged.ckpt'}")
+    torch.save(forged(begun("onecycle"), place, value), tmp_path / "forged.ckpt")
+    cli = resumed(dataset, tmp_path, tmp_path / "forged.ckpt", "onecycle")
     with pytest.raises(UserError, match=r"forged\.ckpt: (cannot be resumed \(|expected )") as error:
         cli.fit()
     assert "\n" not in str(error.value)
@@ -97,21 +112,18 @@ def test_a_forged_state_is_refused_in_a_line_and_nothing_is_written(begun, datas
         (ADAM, GONE),
         ((*ADAM, "state", 0), {}),
         (TIMER, None),
-        (("lr_schedulers",), [{}, {}]),
     ],
 )
 def test_a_part_that_is_missing_is_begun_anew(begun, dataset, tmp_path, place, value):
-    option, last = begun
-    torch.save(forged(last, place, value), tmp_path / "forged.ckpt")
-    cli = command_line(dataset, tmp_path, option, f"--ckpt_path={tmp_path / 'forged.ckpt'}")
+    torch.save(forged(begun("step"), place, value), tmp_path / "forged.ckpt")
+    cli = resumed(dataset, tmp_path, tmp_path / "forged.ckpt", "step")
     cli.fit()
     assert cli.trainer.global_step == 18
 
 
 def test_a_run_that_called_its_optimizer_by_hand_is_resumed_too(begun, dataset, tmp_path):
     """Until 0.1, steps were counted elsewhere, and the model's options had other names."""
-    option, last = begun
-    checkpoint = forged(last, ("hyper_parameters", "width"), 0.0)
+    checkpoint = forged(begun("onecycle"), ("hyper_parameters", "width"), 0.0)
     del checkpoint["hyper_parameters"]["ink_width"]
     checkpoint["hyper_parameters"] |= {"steps_per_execution": 64, "gradient_clip_val": 0.0}
     loop = checkpoint["loops"]["fit_loop"]
@@ -119,7 +131,7 @@ def test_a_run_that_called_its_optimizer_by_hand_is_resumed_too(begun, dataset, 
     loop["epoch_loop.manual_optimization.optim_step_progress"]["total"]["completed"] = total["completed"]
     total.update(ready=0, completed=0)
     torch.save(checkpoint, tmp_path / "old.ckpt")
-    cli = command_line(dataset, tmp_path, option, f"--ckpt_path={tmp_path / 'old.ckpt'}")
+    cli = resumed(dataset, tmp_path, tmp_path / "old.ckpt", "onecycle")
     cli.fit()
     assert cli.trainer.global_step == 18
     assert load_classifier(tmp_path / "old.ckpt").hparams["ink_width"] == 0
