@@ -15,7 +15,8 @@ def environment(device: torch.device) -> dict[str, Any]:
     """Returns the versions of Python, of the packages and of this code, the device, the threads, and the date."""
     return {
         "python": platform.python_version(),
-        **{package: version(package) for package in ("torch", "lightning", "torchmetrics", "numpy")},
+        "torch": str(torch.__version__),  # with the CUDA that it was built for, which its package's metadata leave out
+        **{package: version(package) for package in ("lightning", "torchmetrics", "numpy")},
         **identity(device),
         "threads": torch.get_num_threads(),
         "date": datetime.now().astimezone().isoformat(" ", "seconds"),

@@ -87,6 +87,16 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs, formatter_class=BriefHelp, allow_abbrev=False)
 
+    def add_lightning_class_args(self, lightning_class: Any, *args: Any, **kwargs: Any) -> Any:
+        """Has limits of the Trainer take 1 for one batch and 1.0 for all, whichever spelling ``typing`` met first.
+
+        It gives everybody that one. With PyTorch 2.11 it is Fabric's ``Union[float, int]``, and jsonargparse tries
+        types in their order.
+        """
+        hints = lightning_class.__init__.__annotations__
+        hints.update({name: int | float | None for name, hint in hints.items() if hint == int | float | None})
+        return super().add_lightning_class_args(lightning_class, *args, **kwargs)
+
     def add_short_flag(self, name: str, help: str) -> None:
         """Lets ``--name`` stand for ``--trainer.name``."""
         action = self._option_string_actions[f"--trainer.{name}"]
