@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mnist_lightning import files
 from mnist_lightning.console.arguments import Arguments, one_line
 from mnist_lightning.errors import UserError
+from mnist_lightning.files import atomic_write, load_json
 
 with one_line(extra="sweep"):
     from optuna.trial import FrozenTrial
 
     from mnist_lightning.sweeps import results, supervisor
+    from mnist_lightning.sweeps.compare import TESTED
     from mnist_lightning.sweeps.study import Plan, Point
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -97,6 +98,7 @@ def reproduce(row: Row, seeds: int, data_dir: str | None, output: Path, jobs: in
             raise UserError(describe(trial))
     tested = [trial.user_attrs["results"][0] for trial in trials]
     errors = [run["error"] for run in tested]
+    (images,) = {load_json(output / run["run"] / TESTED)["num_samples"] for run in tested}
     mean, std = statistics.mean(errors), statistics.stdev(errors) if seeds > 1 else None
     if row.members:
         mean, std = ensemble_error([output / run["run"] for run in tested]), None
@@ -110,7 +112,16 @@ def reproduce(row: Row, seeds: int, data_dir: str | None, output: Path, jobs: in
         "epochs": tested[0]["epochs"],
         "seconds": round(statistics.median(run["seconds"] for run in tested), 1),
         "source": row.source,
+        "error_interval": interval(mean, images),
     }
+
+
+def interval(error: float, images: int = 10_000) -> list[float]:
+    """The 95% interval (Wilson's) of an error, in percent, that so many test images leave; more seeds do not help."""
+    from scipy.stats import binomtest  # takes half a second
+
+    bounds = binomtest(round(error / 100 * images), images).proportion_ci(method="wilson")
+    return [round(100 * bound, 2) for bound in bounds]
 
 
 def arguments(row: Row, seed: int, data_dir: str | None) -> list[str]:
@@ -146,7 +157,11 @@ def read(output: Path) -> dict[str, dict[str, Any]]:
     """Returns the lines of an earlier results.json by their configuration."""
     path = output / "results.json"
     try:
-        return {row["config"]: row for row in json.loads(path.read_text())} if path.is_file() else {}
+        rows = {row["config"]: row for row in json.loads(path.read_text())} if path.is_file() else {}
+        for row in rows.values():
+            if "error_interval" not in row:  # a table from before there were intervals
+                row["error_interval"] = interval(row["error_mean"])
+        return rows
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: expected what this script wrote, but it is damaged; move it away") from error
 
@@ -154,23 +169,24 @@ def read(output: Path) -> dict[str, dict[str, Any]]:
 def write(rows: Sequence[dict[str, Any]], output: Path) -> None:
     """Writes results.json and results.md."""
     output.mkdir(parents=True, exist_ok=True)
-    files.atomic_write(output / "results.json", json.dumps(rows, indent=2) + "\n")
-    files.atomic_write(output / "results.md", table(rows) + "\n")
+    atomic_write(output / "results.json", json.dumps(rows, indent=2) + "\n")
+    atomic_write(output / "results.md", table(rows) + "\n")
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Returns the results as a Markdown table."""
     lines = [
-        "| configuration | published error | from | our error | seeds | parameters | epochs | seconds each |",
-        "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| configuration | published error | from | our error | 95% | seeds | parameters | epochs | seconds each |",
+        "| --- | ---: | --- | ---: | :---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
         published = "" if row["published_error"] is None else f"{row['published_error']:.2f}%"
         spread = "" if row["error_std"] is None else f" ± {row['error_std']:.2f}"
+        low, high = row["error_interval"]
         lines.append(
             f"| [`{row['config']}`](configs/{row['config']}.yaml) | {published} | {row['source'] or ''} "
-            f"| **{row['error_mean']:.2f}%**{spread} | {row['seeds']} | {row['parameters']:,} | {row['epochs']} "
-            f"| {row['seconds']:.1f} |"
+            f"| **{row['error_mean']:.2f}%**{spread} | {low:.2f} to {high:.2f} | {row['seeds']} "
+            f"| {row['parameters']:,} | {row['epochs']} | {row['seconds']:.1f} |"
         )
     return "\n".join(lines)
 

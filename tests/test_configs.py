@@ -29,6 +29,12 @@ def convnet(channels, hidden=(128,)):
     return convolutions + 2 * sum(channels) + layers(channels[-1] * (sides[len(channels) - 1] // 2) ** 2, *hidden, 10)
 
 
+def small_net(channels):
+    """Parameters of a SmallNet: 3x3; then 3x3 for each map, and 1x1 across; two for each batch norm; the scores."""
+    separable = sum(a * 9 + a * b for a, b in pairwise(channels))
+    return channels[0] * 9 + separable + 2 * sum(channels) + layers(channels[-1], 10)
+
+
 PARAMETERS = {
     "linear": 7_850,
     "mlp_300_mse": 238_510,
@@ -84,7 +90,8 @@ def test_what_a_file_says_is_what_is_built(name, small):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_net_has_the_parameters_counted_by_hand(name, small):
     model = values(name)["model"]
-    expected = convnet(model["channels"]) if model.get("net") == "convnet" else PARAMETERS[name]
+    by_hand = {"convnet": convnet, "small": small_net}.get(model.get("net"))
+    expected = by_hand(model["channels"]) if by_hand else PARAMETERS[name]
     assert command_line(name, small).training["parameters"] == expected
 
 
@@ -117,4 +124,12 @@ def test_a_file_begins_with_the_source_and_the_figure_that_the_table_compares_it
 def test_a_file_without_a_source_says_what_it_is_and_cites_nothing(name):
     assert ROWS[name]["source"] is None
     assert comment(name).startswith("# The guide's SimpleNet")
-    assert "%" not in comment(name)
+    assert comment(name).count("%") == 1  # what it reached
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_file_says_what_it_reached_in_how_long_as_the_table_does(name):
+    row = ROWS[name]
+    spread = "" if row["error_std"] is None else f" ± {row['error_std']:.2f}"
+    assert f"# Reached {row['error_mean']:.2f}%{spread} " in CONFIGS[name].read_text()
+    assert f" in {row['seconds']:.1f} s " in comment(name)

@@ -19,8 +19,10 @@ NETS = {
     "linear": {"net": "simple", "hidden": []},
     "dropout": {"net": "simple", "hidden": [50, 20], "dropout": 0.3, "input_dropout": 0.1, "activation": "gelu"},
     "deslanted": {"net": "simple", "deslant": True, "ink_width": 3.0},
+    "permuted": {"net": "simple", "permute_pixels": True},
     "lenet5": {"net": "lenet5", "activation": "tanh"},
     "convnet": {"net": "convnet", "channels": [4, 8], "dropout": 0.2},
+    "small": {"net": "small", "channels": [4, 8]},
 }
 LOSSES = {
     "cross_entropy": F.cross_entropy,

@@ -50,6 +50,7 @@ class MNISTDataModule(L.LightningDataModule):
         shift: Largest move along each axis, in pixels of which the longer side has 28, as the next two.
         elastic: Standard deviation of each pixel's own displacement.
         smoothness: Pixels over which neighbours are displaced alike, if elastic.
+        permute_pixels: Whether the net sees all images with their pixels shuffled, always in the same way.
         mirrors: Base addresses to download from, tried in order.
         sha256: What the data has to be, as a run's config.yaml says; other data is refused. Any, by default.
 
@@ -72,6 +73,7 @@ class MNISTDataModule(L.LightningDataModule):
         shift: float = 0.0,
         elastic: float = 0.0,
         smoothness: float = 4.0,
+        permute_pixels: bool = False,
         mirrors: Sequence[str] = MIRRORS,
         sha256: str | None = None,
     ) -> None:
@@ -84,8 +86,10 @@ class MNISTDataModule(L.LightningDataModule):
         if (folds, fold) != (None, None) and ((folds or 0) < 2 or fold not in range(folds or 0)):
             raise UserError(f"expected 2 folds or more, and a fold from 0 to below that, got {folds} and {fold}")
         self.distortion = Distortion(rotation, scale, shear, shift, elastic, smoothness)
+        if permute_pixels and not self.distortion.is_identity:
+            raise UserError("expected no distortions, which know what is beside a pixel, with --data.permute_pixels")
         self.save_hyperparameters(ignore=["mirrors", "sha256"])
-        self.mirrors, self.expected = mirrors, sha256
+        self.mirrors, self.expected, self.permute_pixels = mirrors, sha256, permute_pixels
         self.steps_per_execution = 1  # what training/ sets to train faster, and where chunks have to end besides
         self.cut_every = 0
         self._copies: dict[tuple[Images, torch.device], tuple[Images, torch.device]] = {}
@@ -196,8 +200,7 @@ class MNISTDataModule(L.LightningDataModule):
     def train_sampler(self) -> ChunkSampler:
         """The order of the training images, and where the Trainer is in it."""
         assert self.trainer is not None and self.trainer.train_dataloader is not None
-        sampler: ChunkSampler = self.trainer.train_dataloader.sampler
-        return sampler
+        return self.trainer.train_dataloader.sampler  # type: ignore[no-any-return]
 
     @property
     def batches_per_epoch(self) -> int:
@@ -233,8 +236,7 @@ class MNISTDataModule(L.LightningDataModule):
 
 def data_of(trainer: L.Trainer) -> MNISTDataModule:
     """Returns what a Trainer trains or tests on."""
-    data: MNISTDataModule = trainer.datamodule  # type: ignore[attr-defined]  # set, but not declared
-    return data
+    return trainer.datamodule  # type: ignore[attr-defined, no-any-return]  # set, but not declared
 
 
 def _sha256(*datasets: ImageDataset) -> str:

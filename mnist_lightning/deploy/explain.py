@@ -16,11 +16,12 @@ from mnist_lightning.data.images import channels_first
 from mnist_lightning.model.base import BATCH
 from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.model.deslant import Deslant
-from mnist_lightning.model.nets import ACTIVATIONS
+from mnist_lightning.model.nets import ACTIVATIONS, Permute
 
 Floats = NDArray[np.float32]
 
 ACTIVATION = tuple(ACTIVATIONS.values())
+BEFORE = Deslant | Permute  # what a net may have before the layers that learn
 
 
 class Evidence(NamedTuple):
@@ -53,10 +54,10 @@ class Units(NamedTuple):
 
 
 def seen(model: MNISTClassifier, images: NDArray[np.uint8]) -> Tensor:
-    """What the layers with weights see of images, uint8 (N, H, W) or (N, H, W, 3): floats (N, C, H, W), deslanted."""
+    """What the layers with weights see of uint8 images (N, H, W) or (N, H, W, 3): upright or shuffled, (N, C, H, W)."""
     pixels = channels_first(torch.from_numpy(images), colour=images.ndim == 4).to(model.device) / 255
     first: nn.Module = model.net[0]
-    return first(pixels) if isinstance(first, Deslant) else pixels
+    return first(pixels) if isinstance(first, BEFORE) else pixels
 
 
 def evidence(model: MNISTClassifier, image: NDArray[np.uint8]) -> Evidence:
@@ -70,8 +71,8 @@ def evidence(model: MNISTClassifier, image: NDArray[np.uint8]) -> Evidence:
 
 
 def _layers(model: MNISTClassifier) -> list[nn.Module]:
-    """What does something to an image once the net is trained, after it is deslanted."""
-    return [layer for layer in model.net if not isinstance(layer, Deslant | nn.Dropout | nn.Flatten)]
+    """What does something to an image once the net is trained, and it is upright or shuffled."""
+    return [layer for layer in model.net if not isinstance(layer, BEFORE | nn.Dropout | nn.Flatten)]
 
 
 def _run(layers: list[nn.Module], x: Tensor) -> Tensor:

@@ -60,6 +60,8 @@ class BaseClassifier(L.LightningModule):
                     f"classifier's, got {len(data.classes)}, {data.classes[0]} to {data.classes[-1]}; make it with "
                     "classes=data.classes"
                 )
+            if stage == "fit" and data.permute_pixels != (ours := self.hparams.get("permute_pixels", False)):
+                raise UserError(f"expected permute_pixels={data.permute_pixels}, as the data's, got {ours} of the net")
 
     @torch.inference_mode()
     def predict(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

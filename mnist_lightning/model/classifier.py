@@ -34,10 +34,10 @@ class MNISTClassifier(BaseClassifier):
     """Trains a net.
 
     Args:
-        net: The network: simple (hidden layers only), lenet5 or convnet.
+        net: The network: simple (hidden layers only), lenet5, convnet or small (few parameters).
         hidden: Neurons in each hidden layer, as a list: [256,128] is two layers. The net's own by default: [128] for
-            simple and convnet, [120,84] for lenet5.
-        channels: Feature maps of each convolution of convnet; [32,64,64] by default.
+            simple and convnet, [120,84] for lenet5, none for small.
+        channels: Feature maps of each convolution of convnet, [32,64,64] by default, or of small, [16,32,48,48,64].
         activation: The non-linearity after each hidden layer.
         dropout: Probability of zeroing each hidden output while training (0.2 to 0.5 regularizes).
         input_dropout: The same for each pixel, for simple.
@@ -60,6 +60,7 @@ class MNISTClassifier(BaseClassifier):
         trace: Whether steps run from a trace, without autograd: faster, and the same bits; auto where that can be.
         classes: The names of the data's classes, in the order of the logits.
         image_shape: Height and width of its images, and 3 in colour.
+        permute_pixels: Whether the net sees their pixels shuffled, which only simple can do with.
 
     Raises:
         UserError: A value that cannot be.
@@ -90,6 +91,7 @@ class MNISTClassifier(BaseClassifier):
         trace: bool | Literal["auto"] = "auto",
         classes: Sequence[str] = DIGITS,
         image_shape: Sequence[int] = IMAGE_SHAPE,
+        permute_pixels: bool = False,
     ) -> None:
         super().__init__(loss, classes, image_shape)
         (hidden, channels), betas = sizes(net, hidden, channels), list(betas)
@@ -98,7 +100,7 @@ class MNISTClassifier(BaseClassifier):
         check_options(self.hparams)
         layers = {"hidden": hidden, "channels": channels, "activation": activation, "dropout": dropout}
         layers |= {"image_shape": image_shape, "classes": len(classes)}
-        self.net = build(net, deslant, ink_width, **layers, input_dropout=input_dropout or None)
+        self.net = build(net, deslant, ink_width, permute_pixels, **layers, input_dropout=input_dropout or None)
         self.trace, smoothing = trace, {"label_smoothing": label_smoothing} if label_smoothing else {}
         self.loss = partial(LOSSES[loss], reduction="sum", **smoothing)
 

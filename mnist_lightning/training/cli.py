@@ -82,7 +82,7 @@ class MNISTCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         assert isinstance(parser, Parser)
         add_run_options(parser)
-        for name in ("image_shape", "classes"):  # so the data is read before the run has a folder
+        for name in ("image_shape", "classes", "permute_pixels"):  # so the data is read before the run has a folder
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:

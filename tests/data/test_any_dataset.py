@@ -80,7 +80,7 @@ def test_every_net_takes_every_size(net, shape):
     assert all(parameter.numel() for parameter in model.net.parameters())
 
 
-@pytest.mark.parametrize(("net", "least"), [("lenet5", 12), ("convnet", 15)])
+@pytest.mark.parametrize(("net", "least"), [("lenet5", 12), ("convnet", 15), ("small", 20)])
 def test_images_too_small_for_convolutions_are_refused_by_the_least_size(net, least):
     MNISTClassifier(net=net, image_shape=(least, 40)).predict(np.zeros((1, least, 40), np.uint8))
     with pytest.raises(UserError, match=rf"expected images of at least {least}x{least} for .*{net}"):

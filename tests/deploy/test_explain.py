@@ -16,9 +16,11 @@ NETS = {
     "sigmoid": {"hidden": [16], "activation": "sigmoid"},
     "gelu, dropout": {"hidden": [16], "activation": "gelu", "dropout": 0.5, "input_dropout": 0.2},
     "deslanted": {"hidden": [16], "deslant": True},
+    "permuted": {"hidden": [16], "permute_pixels": True},
     "two layers": {"hidden": [16, 8]},
     "lenet5": {"net": "lenet5"},
     "convnet": {"net": "convnet", "channels": [4, 8], "hidden": [16]},
+    "small": {"net": "small", "channels": [4, 8]},
 }
 
 
@@ -39,11 +41,11 @@ def test_what_pixels_say_and_the_rest_are_the_logits(kind):
     says = evidence(model, IMAGE)
     assert says.pixels.shape == (10, 28, 28)
     assert says.pixels.sum((1, 2)) + says.rest == pytest.approx(logits_of(model), abs=1e-4)
-    assert says.exact == (kind in list(NETS)[:6])
+    assert says.exact == (kind in list(NETS)[:7])
     assert not says.pixels[:, seen(model, IMAGE[None])[0, 0].numpy() == 0].any()  # where there is no ink
 
 
-@pytest.mark.parametrize("kind", ["linear", "relu", "two layers", "lenet5", "convnet"])
+@pytest.mark.parametrize("kind", ["linear", "relu", "two layers", "lenet5", "convnet", "small"])
 def test_it_is_autograds_gradient_times_the_image(kind):
     model = classifier(kind)
     image = (torch.from_numpy(IMAGE)[None, None] / 255).requires_grad_()

@@ -23,6 +23,7 @@ NETS = {
     "simple": {"hidden": [16], "dropout": 0.5},
     "deslanted": {"hidden": [16], "deslant": True, "ink_width": 4.5},
     "lenet5": {"net": "lenet5", "hidden": [16], "activation": "tanh"},
+    "small": {"net": "small", "channels": [4, 4]},
     "convnet": {"net": "convnet", "hidden": [16], "channels": [4, 4], "dropout": 0.5, "activation": "gelu"},
 }
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript.pt", "pt2": ".pt2"}

@@ -66,6 +66,7 @@ NETS = {  # those of the results table, small
     "upright": {"deslant": True, "ink_width": 5.0},
     "lenet5": {"net": "lenet5"},
     "convnet": {"net": "convnet", "channels": [4, 6], "dropout": 0.3},
+    "small": {"net": "small", "channels": [4, 6]},
 }
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mnist_lightning.errors import UserError
-from mnist_lightning.model.nets import ACTIVATIONS, NETS, ConvNet, LeNet5, SimpleNet, build
+from mnist_lightning.model.nets import ACTIVATIONS, NETS, ConvNet, LeNet5, Permute, SimpleNet, SmallNet, build
 
 
 def count(net):
@@ -21,7 +21,7 @@ def test_the_guides_net_has_101770_parameters_and_ends_in_raw_scores():
     assert logits.min() < 0 < logits.sum(1).max()
 
 
-@pytest.mark.parametrize(("name", "features"), [("simple", 128), ("lenet5", 84), ("convnet", 128)])
+@pytest.mark.parametrize(("name", "features"), [("simple", 128), ("lenet5", 84), ("convnet", 128), ("small", 64)])
 def test_a_slice_gives_what_the_scores_are_made_of(name, features):
     net = build(name).eval()
     images = torch.rand(5, 1, 28, 28)
@@ -72,7 +72,7 @@ def shapes(net, kinds):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_every_net_gives_ten_scores_for_each_image(net, activation, dropout):
-    network = build(net, activation=activation, dropout=dropout)
+    network = build(net, hidden=[16], activation=activation, dropout=dropout)
     scores = network(torch.rand(7, 1, 28, 28))
     assert (scores.shape, scores.dtype) == ((7, 10), torch.float32)
     assert any(isinstance(layer, ACTIVATIONS[activation]) for layer in network)
@@ -124,20 +124,30 @@ def test_a_convnet_has_one_to_five_convolutions(sides, pooled):
     assert [layer.num_features for layer in net if isinstance(layer, nn.BatchNorm2d)] == channels
 
 
+def test_a_small_net_has_the_parameters_counted_by_hand_and_the_mean_of_each_map():
+    assert count(SmallNet()) == 9_930
+    net = SmallNet(hidden=[7], channels=[3, 5, 4])
+    convolutions = 3 * 9 + (3 * 9 + 3 * 5) + (5 * 9 + 5 * 4)  # each map alone, then across
+    assert count(net) == convolutions + 2 * (3 + 5 + 4) + 4 * 7 + 7 + 7 * 10 + 10
+    assert shapes(net, nn.Conv2d) == [(3, 26, 26), (3, 11, 11), (5, 11, 11), (5, 9, 9), (4, 9, 9)]
+    assert shapes(SmallNet(), nn.AdaptiveAvgPool2d) == [(64, 1, 1)]
+
+
+@pytest.mark.parametrize("net", [ConvNet, SmallNet])
 @pytest.mark.parametrize(
     ("channels", "got"),
     [([], r"\[\]"), ([4] * 6, r"\[4, 4, 4, 4, 4, 4\]"), ([8, 0], r"\[8, 0\]"), ([-1], r"\[-1\]")],
 )
-def test_convolutions_that_cannot_be_are_refused(channels, got):
+def test_convolutions_that_cannot_be_are_refused(net, channels, got):
     with pytest.raises(UserError, match=f"expected 1 to 5 convolutions of at least 1 channel, got {got}$"):
-        ConvNet(channels=channels)
+        net(channels=channels)
 
 
-@pytest.mark.parametrize("net", [LeNet5, ConvNet])
+@pytest.mark.parametrize("net", [LeNet5, ConvNet, SmallNet])
 @pytest.mark.parametrize("options", [{"hidden": [128, 0]}, {"dropout": 1.0}, {"dropout": -0.1}])
 def test_convolutional_nets_refuse_the_same_options(net, options):
     with pytest.raises(UserError, match="expected"):
-        net(**options)
+        net(**{"hidden": [16], **options})
 
 
 @pytest.mark.parametrize(
@@ -147,6 +157,7 @@ def test_convolutional_nets_refuse_the_same_options(net, options):
         ("lenet5", "channels", [4]),
         ("lenet5", "input_dropout", 0.2),
         ("convnet", "input_dropout", 0.2),
+        ("small", "input_dropout", 0.2),
     ],
 )
 def test_an_option_that_a_net_does_not_have_is_refused_by_its_name(net, name, value):
@@ -167,3 +178,32 @@ def test_input_dropout_zeroes_pixels_while_training_only():
     assert ((zeroed - 0.5).abs() < 0.1).all()
     net.eval()
     assert torch.equal(net[1](net[0](images)), images.flatten(1))
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (3, 5, 3)])
+def test_pixels_are_shuffled_in_one_way_whatever_the_seed_and_none_is_lost(shape):
+    torch.manual_seed(1)
+    permute = Permute(shape)
+    torch.manual_seed(2)
+    images = torch.rand(4, *shape[2:], *shape[:2]).view(4, -1, *shape[:2])
+    shuffled = permute(images)
+    assert torch.equal(shuffled, Permute(shape)(images))
+    order = (shuffled[0, 0].flatten()[:, None] == images[0, 0].flatten()).int().argmax(1)
+    assert sorted(order.tolist()) == list(range(shape[0] * shape[1])) != order.tolist()
+    assert torch.equal(shuffled.flatten(2), images.flatten(2)[..., order])  # of each image, and of each colour
+
+
+def test_a_net_of_permuted_pixels_is_the_plain_one_behind_the_permutation():
+    torch.manual_seed(0)
+    plain = build("simple")
+    torch.manual_seed(0)
+    permuted = build("simple", permute_pixels=True)
+    images = torch.rand(5, 1, 28, 28)
+    assert torch.equal(permuted(images), plain(Permute((28, 28))(images)))
+    assert not torch.equal(permuted(images), plain(images))
+
+
+@pytest.mark.parametrize("options", [{"net": "convnet"}, {"deslant": True}, {"ink_width": 4.0}])
+def test_what_knows_neighbours_does_not_go_with_permuted_pixels(options):
+    with pytest.raises(UserError, match="simple, without deslant and ink_width, for permuted"):
+        build(**{"net": "simple", **options}, permute_pixels=True)

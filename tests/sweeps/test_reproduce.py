@@ -1,6 +1,7 @@
 """The table of published results: its figures are those of its runs, and what it was stopped in is resumed."""
 
 import json
+import math
 import runpy
 import shutil
 import signal
@@ -20,6 +21,7 @@ from mnist_lightning.data.idx import read_idx, write_idx
 
 REPRODUCE = runpy.run_path(str(ROOT / "scripts" / "reproduce.py"))
 KEYS = ["config", "published_error", "error_mean", "error_std", "seeds", "parameters", "epochs", "seconds", "source"]
+KEYS += ["error_interval"]
 LAST = "checkpoints/last.ckpt"
 
 
@@ -81,6 +83,13 @@ def error(model, data):
     return 100 * (model.eval()(images.unsqueeze(1) / 255).argmax(1) != labels).double().mean().item()
 
 
+def wilson(share, count, z=1.96):
+    """The ends, in percent, of Wilson's interval: the shares from which what was counted is z deviations off."""
+    middle, square = share + z**2 / (2 * count), z**2 / count
+    half = z * math.sqrt(share * (1 - share) / count + square / (4 * count))
+    return [100 * (middle + sign * half) / (1 + square) for sign in (-1, 1)]
+
+
 def test_a_row_is_what_its_runs_reached(done, digits):
     cwd, out = done
     (row,) = rows(cwd).values()
@@ -93,10 +102,13 @@ def test_a_row_is_what_its_runs_reached(done, digits):
     assert (row["config"], row["published_error"], row["source"]) == ("linear", 12.0, "LeCun et al. 1998")
     assert (row["seeds"], row["parameters"], row["epochs"]) == (2, 7_850, 10)
     assert row["seconds"] >= 0
+    low, high = row["error_interval"]  # of 1,000 images
+    assert (low, high) == pytest.approx(wilson(row["error_mean"] / 100, 1000), abs=0.06)  # half an image is 0.05
     table = (cwd / "out" / "results.md").read_text()
     assert (
-        f"| 12.00% | LeCun et al. 1998 | **{row['error_mean']:.2f}%** ± {row['error_std']:.2f} | 2 | 7,850 |" in table
-    )
+        f"| 12.00% | LeCun et al. 1998 | **{row['error_mean']:.2f}%** ± {row['error_std']:.2f} "
+        f"| {low:.2f} to {high:.2f} | 2 | 7,850 |"
+    ) in table
     assert out.startswith(table)
 
 
@@ -153,11 +165,15 @@ def test_an_ensembles_row_is_the_error_of_all_together_and_the_rows_before_stay_
     shutil.copytree(done[0] / "out", tmp_path / "out")
     before = rows(tmp_path)
     later = {**before["linear"], "config": "convnet_fast"}  # as if another row had been reproduced too
+    interval = later.pop("error_interval")  # by an earlier version, which wrote none, and knew MNIST alone
     (tmp_path / "out" / "results.json").write_text(json.dumps([*before.values(), later]))
     out = ok(reproduce("mlp_800_ensemble", "--seeds", 2, "--data_dir", few, cwd=tmp_path))
     results = rows(tmp_path)
     assert list(results) == ["linear", "mlp_800_ensemble", "convnet_fast"]
+    low, high = results["convnet_fast"].pop("error_interval")
+    assert interval[0] < low < later["error_mean"] < high < interval[1]
     assert (results["linear"], results["convnet_fast"]) == (before["linear"], later)
+    results["convnet_fast"]["error_interval"] = [low, high]
     row = results["mlp_800_ensemble"]
     checkpoints = [tmp_path / "out" / "mlp_800_ensemble" / f"seed_{seed}" / LAST for seed in range(2)]
     assert row["error_mean"] == pytest.approx(
@@ -205,6 +221,7 @@ def test_the_readmes_table_is_that_of_the_results():
         assert list(row) == KEYS
         said = (row["config"], row["published_error"], row["source"], row["seeds"])
         assert said == (known.config, known.published, known.source, known.seeds)
+        assert row["error_interval"] == pytest.approx(wilson(row["error_mean"] / 100, 10_000), abs=0.011)
     readme = (ROOT / "README.md").read_text()
     shown = readme.split("<!-- results -->")[1].split("<!-- /results -->")[0]
     assert shown.strip() == REPRODUCE["table"](results)

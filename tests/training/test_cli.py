@@ -4,10 +4,15 @@ import json
 
 import pytest
 import torch
+from helpers import quiet_trainer
 from lightning.pytorch.callbacks import Callback, LambdaCallback
 
+from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
+from mnist_lightning.model.checkpoint import load_classifier
+from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.training.cli import MNISTCLI
+from mnist_lightning.training.run_folder import LAST
 
 BAD_OPTIONS = [
     (["--ckpt_path", "last", "--trainer.logger", "false"], ["expected the file of a checkpoint", "got last"]),
@@ -61,11 +66,15 @@ BAD_OPTIONS = [
     (["--data.data_dir", "none"], ["none", "no such folder", "--data.data_dir"]),
     (["--data.source", "cloud"], ["auto, files, download, sample", "got cloud"]),
     (["--model.loss", "hinge"], ["--model.loss: expected one of cross_entropy, mse, got hinge"]),
-    (["--model.net", "resnet"], ["--model.net: expected one of simple, lenet5, convnet, got resnet"]),
+    (["--model.net", "resnet"], ["--model.net: expected one of simple, lenet5, convnet, small, got resnet"]),
     (["--model.scheduler", "warm"], ["--model.scheduler: expected one of step, ", "onecycle, none, got warm"]),
     (["--model.channels", "[4]"], ["expected no channels for simple, ", "leave out --model.channels"]),
     (["--model.net=convnet", "--model.channels=4"], ["--model.channels: expected a list: [4], got 4"]),
     (["--model.loss", "mse", "--model.label_smoothing", "0.1"], ["--model.label_smoothing"]),
+    (["--data.permute_pixels=true", "--data.rotation=5"], ["expected no distortions", "--data.permute_pixels"]),
+    (["--data.permute_pixels=true", "--model.net=lenet5"], ["expected --model.net simple", "got lenet5"]),
+    (["--data.permute_pixels=true", "--model.deslant=true"], ["without deslant", "got simple, True"]),
+    (["--model.permute_pixels=true"], ["must be given via", "data.permute_pixels"]),
     (["--data.elastic=-1"], ["expected elastic to be from 0 to 28, got -1.0; change --data.elastic"]),
     (["--data.folds=1", "--data.fold=0"], ["expected 2 folds or more, and a fold from 0 to below that, got 1 and 0"]),
     (["--data.folds=3", "--data.fold=3"], ["got 3 and 3"]),
@@ -162,3 +171,20 @@ def test_a_run_killed_between_its_last_state_and_its_last_record_is_finished_whe
     MNISTCLI([*options, "--ckpt_path=last"]).fit()
     again = json.loads(record.read_text())
     assert {**again, "seconds": 0} == {**whole, "seconds": 0}
+
+
+def test_permuted_pixels_are_the_checkpoints_own(dataset, tmp_path):
+    run, options = tmp_path / "run", [f"--data.data_dir={dataset}", "--accelerator=cpu", "--max_epochs=3"]
+    cli = MNISTCLI([*options, "--data.permute_pixels=true", "--data.val_size=0"])
+    cli.fit(run)
+    accuracy = cli.test()["accuracy"]
+    assert accuracy > 0.5
+    images, labels = (tensor.numpy() for tensor in cli.datamodule.test_set.tensors)
+    model = load_classifier(run / LAST)
+    assert (model.predict(images)[0] == labels).mean() == pytest.approx(accuracy.item())
+    assert MNISTCLI(["--config", str(run / "config.yaml")]).model.hparams.permute_pixels
+
+
+def test_data_of_permuted_pixels_does_not_train_a_net_that_sees_them_in_order(dataset):
+    with pytest.raises(UserError, match="expected permute_pixels=True, as the data's, got False of the net"):
+        quiet_trainer().fit(MNISTClassifier(), MNISTDataModule(str(dataset), permute_pixels=True))
