@@ -7,9 +7,9 @@ import torch
 from helpers import quiet_trainer
 from lightning.pytorch.callbacks import Callback, LambdaCallback
 
+from mnist_lightning.checkpoints.read import load_classifier
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
-from mnist_lightning.model.checkpoint import load_classifier
 from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.training.cli import MNISTCLI
 from mnist_lightning.training.run_folder import LAST
