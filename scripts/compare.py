@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from mnist_lightning.console.arguments import Arguments, one_line
+from mnist_lightning.console.terminal import columns
 from mnist_lightning.sweeps import compare
 
 
@@ -20,7 +21,7 @@ def main() -> None:
     if args.json:
         print(json.dumps(compare.rows(runs), indent=2))
     else:
-        print(compare.as_csv(runs) if args.csv else compare.table(runs), end="" if args.csv else "\n")
+        print(compare.as_csv(runs) if args.csv else compare.table(runs, columns()), end="" if args.csv else "\n")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
 """Sweeps options of train.py: a grid, random draws or a search, with several seeds and folds, that can be stopped."""
 
 import argparse
+import shlex
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from mnist_lightning.console.arguments import Arguments, one_line
+from mnist_lightning.console.terminal import command
 from mnist_lightning.errors import UserError
 from mnist_lightning.sweeps import space
 from mnist_lightning.sweeps.space import Sweep
@@ -66,12 +70,25 @@ def main() -> None:
     if found["command"] is None:
         raise UserError("expected a point that can be compared, but all failed; the table has the reasons")
     if tested := found["test"]:
+        runs = args.seeds * max(1, args.folds)
         print(
-            f"test error of the winner: {tested['error']:.2f}%, the mean of its {args.seeds * (args.folds or 1)} runs\n"
+            f"test error of the winner: {tested['error']:.2f}%" + f", the mean of its {runs} runs" * (runs > 1) + "\n"
         )
     print(f"written to {args.output}: results.md, results.csv, results.json, results.html\n\nnext")
-    print(f"  train and test the winner  {found['command']}")
-    print(f"  curves                     tensorboard --logdir {args.output}")
+    lines = list(following(sweep, args, found))
+    width = max(len(what) for what, _ in lines)
+    print("\n".join(f"  {what:{width}}  {line}" for what, line in lines))
+
+
+def following(sweep: Sweep, args: argparse.Namespace, found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What to do next, and the command that does it."""
+    runs = sweep.seeds * max(1, sweep.folds)
+    if not found["test"]:
+        whose = "the winner's run" if runs == 1 else f"the winner's {runs} runs"
+        yield f"test {whose}", command("sweep.py", *sys.argv[1:], "--test_best", "true")
+    retrain = command("train.py", *shlex.split(found["command"])[2:])
+    yield "train and test it anew" + (", seed 0" if sweep.seeds > 1 else ""), retrain
+    yield "curves", shlex.join(["tensorboard", "--logdir", str(args.output)])
 
 
 if __name__ == "__main__":

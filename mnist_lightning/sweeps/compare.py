@@ -4,8 +4,9 @@ import csv
 import io
 import json
 import os
+import textwrap
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ SILENT = (
     *("trainer.default_root_dir", "trainer.enable_progress_bar", "trainer.logger", "trainer.log_every_n_steps"),
 )
 SHOWN = {"data.sha256": 12}  # characters, in a table
+CELL = 16  # characters of an option, at most, where a table has to fit
+TEXT = ("run", "state", "rest")  # columns that are read, where others are compared
 
 TESTED = "test/metrics.json"  # in a run's folder
 FIGURES = ("val_accuracy", "val_loss", "test_accuracy", "test_loss", "parameters", "epochs", "seconds")
@@ -132,35 +135,85 @@ def as_csv(runs: Sequence[Run]) -> str:
     return file.getvalue()
 
 
-def table(runs: Sequence[Run]) -> str:
-    """The rows for a terminal: figures that no run has are left out, and options go by their short names."""
+def table(runs: Sequence[Run], wide: int | None = None) -> str:
+    """The rows for people: figures that no run has are left out, and options go by their short names.
+
+    Args:
+        runs: Best first.
+        wide: Columns of the terminal that it has to fit; None for a table of any width. Where there is no room for all,
+            it goes to the options in which most runs are unlike the others; what else is special about a run stands in
+            the last column.
+    """
     names = differing(runs)
-    figures = [
-        (name, pattern)
-        for name, pattern in zip(FIGURES, FORMATS, strict=True)
-        if any(run.figures[name] is not None for run in runs)
+    columns = {"run": ["run", *(str(run.folder) for run in runs)]}
+    for name, title in zip(names, short(names), strict=True):
+        columns[name] = [title, *(_brief(name, run.options[name]) if name in run.options else "" for run in runs)]
+    for name, pattern in zip(FIGURES, FORMATS, strict=True):
+        if any(run.figures[name] is not None for run in runs):
+            values = (run.figures[name] for run in runs)
+            columns[name] = [name.replace("_", " "), *("" if v is None else pattern.format(v) for v in values)]
+    columns["state"] = ["", *(run.state.replace("finished", "") for run in runs)]
+    if wide is None or _width(columns.values()) <= wide:
+        return aligned(columns)
+    folder = os.path.commonpath([run.folder.parent for run in runs])
+    columns["run"] = ["run", *(os.path.relpath(run.folder, folder) for run in runs)]
+    return f"{_fitted(columns, names, wide)}\n\nruns are in {folder}; --csv and --json have all of it"
+
+
+def _fitted(columns: Mapping[str, Sequence[str]], names: Sequence[str], wide: int) -> str:
+    """A table no wider than that: what most runs have in common is said once, and in a row what is different there."""
+    usual = {name: Counter(columns[name][1:]).most_common(1)[0] for name in names}
+    varied = [
+        name for name in sorted(names, key=lambda name: usual[name][1]) if 2 * usual[name][1] < len(columns["run"])
     ]
-    lines = [["run", *short(names), *(name.replace("_", " ") for name, _ in figures), ""]]
-    for run in runs:
-        values = [(run.figures[name], pattern) for name, pattern in figures]
-        shown = ["" if value is None else pattern.format(value) for value, pattern in values]
-        state = "" if run.state == "finished" else run.state
-        lines.append(
-            [str(run.folder), *(_text(run.options.get(name))[: SHOWN.get(name)] for name in names), *shown, state]
+    narrow = {name: [_cut(cell.replace("accuracy", "acc"), CELL) for cell in cells] for name, cells in columns.items()}
+    narrow["run"] = [_cut(cell, wide // 4) for cell in columns["run"]]
+    shown = {"run", "val_accuracy"} & columns.keys()
+    for name in [*varied[:1], "test_accuracy", *varied[1:], "val_loss", "parameters", "seconds", "epochs"]:
+        if name in columns and _width(narrow[each] for each in shown | {name}) <= 0.6 * wide:
+            shown.add(name)
+    kept = {name: cells for name, cells in narrow.items() if name in shown}
+    left = {columns[name][0]: (columns[name][1:], usual[name][0]) for name in names if name not in shown}
+    said = [
+        ", ".join(
+            [state] * bool(state) + [f"{t} {c[row] or 'none'}" for t, (c, most) in left.items() if c[row] != most]
         )
-    return aligned(lines, left={0, len(lines[0]) - 1})
-
-
-def aligned(lines: Sequence[Sequence[str]], left: set[int]) -> str:
-    """Columns side by side: those in ``left`` begin at one place, the others end there."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if number in left else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
+        for row, state in enumerate(columns["state"][1:])
+    ]
+    room = wide - _width(kept.values()) - 2
+    table = aligned(kept | {"rest": ["different in", *(_cut(cell, room) for cell in said)]})
+    return f"{table}\n\n" + textwrap.fill(
+        "usually " + ", ".join(f"{t} {most or 'none'}" for t, (_, most) in left.items()), wide
     )
+
+
+def _brief(name: str, value: Any) -> str:
+    """A value for the eye."""
+    if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        value = [each.get("class_path", "").rpartition(".")[2] for each in value]  # of callbacks
+    return f"{value:.4g}" if isinstance(value, float) else _text(value)[: SHOWN.get(name)]
+
+
+def _cut(cell: str, room: int) -> str:
+    """What fits: the beginning and the end of a name or a path, the beginning of anything else."""
+    if len(cell) <= room:
+        return cell
+    end = 0 if " " in cell or cell.startswith("[") else room // 2
+    return f"{cell[: room - end - 1]}…{cell[len(cell) - end :]}"
+
+
+def _width(columns: Iterable[Sequence[str]]) -> int:
+    return sum(2 + max(map(len, column)) for column in columns) - 2
+
+
+def aligned(columns: Mapping[str, Sequence[str]]) -> str:
+    """Columns side by side: text begins at one place, and what is compared ends there."""
+    padded = [
+        [cell.ljust(width) if name in TEXT else cell.rjust(width) for cell in cells]
+        for name, cells in columns.items()
+        for width in [max(map(len, cells))]
+    ]
+    return "\n".join("  ".join(line).rstrip() for line in zip(*padded, strict=True))
 
 
 def short(names: Sequence[str]) -> list[str]:

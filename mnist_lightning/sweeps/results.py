@@ -78,7 +78,7 @@ def write(folder: Path, study: optuna.Study, sweep: Sweep) -> dict[str, Any]:
     rows = [as_row(trial) for trial in study.get_trials(deepcopy=False)]
     complete = [row for row in best_first(rows) if row["state"] == "complete"]
     results = {
-        "sweep": sweep.identity,
+        "sweep": study.user_attrs["identity"],
         "best": complete[0]["trial"] if complete else None,
         "command": sweep.command({name: text(v) for name, v in complete[0]["options"].items()}) if complete else None,
         "test": tested(folder, complete[0]) if complete else None,

@@ -6,9 +6,7 @@ and is taken over under its own number, at once and by one. No clock is asked, a
 """
 
 import json
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +20,7 @@ from mnist_lightning.files import atomic_path
 from mnist_lightning.sweeps.space import Sweep, encoded, text
 
 STORE = "study.db"
+DATA = "data.sha256"  # in an identity: of the data; where several are swept, with the values that say which
 DEATHS = 3  # of processes that work on a trial, and it has failed: one is bad luck, and memory that ran out is not
 PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
     "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2),
@@ -99,14 +98,14 @@ def check(folder: Path, study: optuna.Study, plan: Plan) -> None:
     Raises:
         UserError: It is of another one, in a line that says what differs.
     """
-    theirs, ours = study.user_attrs["identity"], plan.identity
-    for name in [*ours, *(name for name in theirs if name not in ours)]:
-        if theirs.get(name) != ours.get(name):
+    theirs, ours, different = study.user_attrs["identity"], plan.identity, _different(study, plan)
+    for name in dict.fromkeys([*ours, *theirs]):
+        if theirs.get(name) != ours.get(name) and not (different and name.startswith(DATA)):  # the settings say more
             there, here = (text(side[name]) if name in side else "none" for side in (theirs, ours))
             raise UserError(
                 f"{folder}: expected the sweep that was begun there, with {name} {there}, got {here}; give --output"
             )
-    for name, args, planned in _different(study, plan):
+    for name, args, planned in different:
         differing = [word for word in planned if word not in args] or planned
         raise UserError(
             f"{folder / name}: expected the settings that it was begun with, got {' '.join(differing)}; move it away, "
@@ -122,19 +121,17 @@ def _different(study: optuna.Study, plan: Plan) -> list[tuple[str, Sequence[str]
     return [(name, known[name], args) for name, args in runs if list(args) != known.get(name, list(args))]
 
 
-def create(folder: Path, plan: Plan, check_plan: Callable[[Plan], None]) -> optuna.Study:
+def create(folder: Path, plan: Plan) -> optuna.Study:
     """Opens the study of a folder, made and filled with the points if need be: whole, or not there.
 
     Raises:
-        UserError: As :func:`check`, or from ``check_plan``, which is asked first about what is new.
+        UserError: As :func:`check`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         if study := load(folder, plan.name):
             check(folder, study, plan)
         else:
-            with _nothing_left(folder):
-                check_plan(plan)
             if not (folder / STORE).is_file():
                 with atomic_path(folder / STORE) as path:
                     path.unlink(missing_ok=True)  # what a killed process left
@@ -144,17 +141,6 @@ def create(folder: Path, plan: Plan, check_plan: Callable[[Plan], None]) -> optu
         for point in new_points(study, plan):
             study.add_trial(_waiting(point, plan.sweep))
     return study
-
-
-@contextmanager
-def _nothing_left(folder: Path) -> Iterator[None]:
-    """Takes the folder of a sweep away again that could not be begun."""
-    try:
-        yield
-    except UserError:
-        if [path.name for path in folder.iterdir()] == [".lock"]:
-            shutil.rmtree(folder)
-        raise
 
 
 def new_points(study: optuna.Study, plan: Plan) -> list[Point]:

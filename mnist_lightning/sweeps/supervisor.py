@@ -38,14 +38,12 @@ def run(folder: Path, plan: Plan, jobs: int, describe: Describe) -> optuna.Study
         UserError: The folder holds another sweep.
         SystemExit: A worker met what no other trial would survive either; or Ctrl-C or SIGTERM stopped it.
     """
-    if study := store.load(folder, plan.name):
-        store.check(folder, study, plan)
     workers = [_start(folder, plan, jobs)]
     previous = signal.signal(signal.SIGTERM, _stop)
+    study = None
     try:
-        while not (study := store.load(folder, plan.name)) and workers[0].poll() is None:
-            time.sleep(EVERY)  # it checks the options, and makes the study; the others need not say the same
-        if study:
+        # it checks options and data, and makes the study; the others need not say the same
+        if workers[0].stdout.readline() and (study := store.load(folder, plan.name)):  # type: ignore[union-attr]  # a pipe
             workers += [_start(folder, plan, jobs) for _ in range(1, jobs)]
             _watch(folder, study, plan, workers, jobs, describe)
         for worker in workers:
@@ -88,6 +86,7 @@ def _start(folder: Path, plan: Plan, jobs: int, *action: str) -> "subprocess.Pop
     worker = subprocess.Popen(
         [sys.executable, "-P", "-m", "mnist_lightning.sweeps.worker", str(folder), *action],
         stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         env={**os.environ, **alone},
         start_new_session=True,
         text=True,

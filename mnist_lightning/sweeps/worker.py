@@ -9,6 +9,7 @@ trial after the folder it tests the runs of that trial instead.
 from mnist_lightning.console.startup import importing
 
 with importing():
+    import itertools
     import math
     import os
     import shutil
@@ -18,7 +19,7 @@ with importing():
     import sys
     import threading
     import time
-    from contextlib import redirect_stdout
+    from collections.abc import Sequence
     from pathlib import Path
     from typing import Any
 
@@ -29,7 +30,7 @@ with importing():
 
     from mnist_lightning.checkpoints.provenance import provenance
     from mnist_lightning.checkpoints.read import read_checkpoint
-    from mnist_lightning.console.messages import one_line_errors
+    from mnist_lightning.console.messages import one_line_errors, trainer_errors
     from mnist_lightning.data.datamodule import MNISTDataModule
     from mnist_lightning.errors import UserError
     from mnist_lightning.files import RUN_RECORD, load_json
@@ -37,11 +38,12 @@ with importing():
     from mnist_lightning.sweeps import study as store
     from mnist_lightning.sweeps.compare import TESTED, best_epoch
     from mnist_lightning.sweeps.space import text
-    from mnist_lightning.sweeps.study import PRUNERS, Claim, Plan
+    from mnist_lightning.sweeps.study import DATA, PRUNERS, Claim, Plan
     from mnist_lightning.training.cli import MNISTCLI, evaluate
     from mnist_lightning.training.run_folder import LAST, is_run_of
 
 QUIET = "--trainer.enable_progress_bar=false"
+WHERE = ("config", "data.data_dir", "data.source")  # options that say which data
 WAIT = 0.5  # seconds, to see whether somebody gives a trial back
 
 
@@ -55,33 +57,65 @@ class Parsed(MNISTCLI):
         pass
 
 
-def check(plan: Plan) -> None:
-    """Checks that the data can be used and that every value of each option can be one, before there is a study.
+def data_of(plan: Plan) -> dict[str, str]:
+    """Returns the identity of the data of a sweep, ready to train on; of each where several are swept.
 
     Raises:
-        UserError: One can't.
+        UserError: It can't be used.
     """
     space = plan.sweep.space if plan.sweep else {}
-    ends = {
-        name: values if isinstance(values, list) else [values["from"], values["to"]] for name, values in space.items()
-    }
-    first = (
-        plan.points[0].runs if plan.points or not plan.sweep else plan.sweep.runs({n: v[0] for n, v in ends.items()}, 0)
-    )
-    cli = Parsed([*first[0][1], QUIET])
-    for name, values in ends.items():
-        for value in values:
+    swept = [name for name in WHERE if name in space]
+    found = {}
+    for values in itertools.product(*(space[name] for name in swept)):
+        more = [f"--{name}={text(value)}" for name, value in zip(swept, values, strict=True)]
+        data = MNISTDataModule(**Parsed([*_first(plan), *more, QUIET]).config.data.as_dict())
+        data.prepare_data()
+        data.setup("fit")
+        if plan.measure == "validation" and not len(data.val_set):
+            raise UserError("expected validation images, by which a sweep compares, got none; raise --data.val_size")
+        found[" ".join([DATA, *map(text, values)])] = data.sha256
+    return found
+
+
+def check(plan: Plan) -> None:
+    """Checks that every value of each option can be one, before there is a study.
+
+    Raises:
+        UserError: One can't; or runs would be spread over several processes.
+    """
+    cli = Parsed([*_first(plan), QUIET])
+    for name, values in (plan.sweep.space if plan.sweep else {}).items():
+        for value in _ends(values):
             cli.parser.parse_args([f"--{name}={text(value)}"])
-    data = MNISTDataModule(**cli.config.data.as_dict())
-    data.prepare_data()
-    data.setup("fit")
-    if plan.measure == "validation" and not len(data.val_set):
-        raise UserError("expected validation images, by which a sweep compares, got none; raise --data.val_size")
+    options = cli.config.trainer
+    with trainer_errors():
+        trainer = Trainer(**{name: options[name] for name in ("accelerator", "devices", "num_nodes")}, logger=False)
+    if trainer.world_size > 1:
+        raise UserError(
+            f"expected one device for each run of a sweep, got --devices {options.devices}; sweep.py --jobs shares the "
+            "work"
+        )
+
+
+def _first(plan: Plan) -> Sequence[str]:
+    """What train.py is given for the first run."""
+    if plan.points or not plan.sweep:
+        return plan.points[0].runs[0][1]
+    return plan.sweep.runs({name: _ends(values)[0] for name, values in plan.sweep.space.items()}, 0)[0][1]
+
+
+def _ends(values: Any) -> list[Any]:
+    return values if isinstance(values, list) else [values["from"], values["to"]]
 
 
 def work(folder: Path, plan: Plan) -> None:
     """Takes trials until all are done, by this process or others."""
-    study = store.create(folder, plan, check)
+    plan = plan._replace(identity={**plan.identity, **data_of(plan)})
+    if not store.load(folder, plan.name):
+        check(plan)
+    study = store.create(folder, plan)
+    print("ready", flush=True)  # for the supervisor; and no more: what runs print is for nobody
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     study.pruner = PRUNERS[plan.sweep.pruner]() if plan.sweep and plan.sweep.method == "search" else PRUNERS["none"]()
     worker = f"{socket.gethostname()}:{os.getpid()}"
     while True:
@@ -158,10 +192,9 @@ def train(run: Path, args: list[str], watch: Watch, measure: str) -> dict[str, A
         if run.exists() and not is_run_of(run, cli.plain_config):
             raise UserError(f"{run}: expected a run with these options, but its settings were others; move it away")
         cli.trainer.callbacks.append(watch)  # type: ignore[attr-defined]  # set, but not declared
-        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-            cli.fit(run)
-            if measure == "test":
-                test(cli, run)
+        cli.fit(run)
+        if measure == "test":
+            test(cli, run)
     record = load_json(run / RUN_RECORD)
     epoch, accuracy, loss = best_epoch(record["history"])
     if measure == "test":

@@ -113,6 +113,46 @@ def test_the_table_csv_and_json_say_the_same(runs):
         assert json.loads(line["model.hidden"]) == row["options"]["model.hidden"]
 
 
+@pytest.fixture(scope="module")
+def varied(tmp_path_factory):
+    """45 runs, each of which is special in options of its own; all have tried another learning rate."""
+    root = tmp_path_factory.mktemp("varied")
+    for number in range(45):
+        run = root / "some" / f"a_run_with_quite_a_long_name_{number}"
+        run.mkdir(parents=True)
+        options = [f"model: {{lr: {0.001 * (number + 1)}, hidden: [128], dropout: {0.1 * (number % 5 == 0)}}}"]
+        options += [f"data: {{data_dir: {'/far/away' * 9 if number % 7 == 0 else 'here'}, val_size: 0.08333333333}}"]
+        options += [f"option_{own}: {int(own == number)}" for own in range(45)]
+        (run / "config.yaml").write_text("\n".join(options))
+        history = {"val/accuracy": [[1, 0.99 - number / 1000]], "val/loss": [[1, 0.1]]}
+        record = {"finished": number != 3, "parameters": 101_770, "epochs": 20, "seconds": 9.5, "history": history}
+        (run / RUN_RECORD).write_text(json.dumps(record))
+    return compare.find([root])
+
+
+@pytest.mark.parametrize("wide", [60, 80, 120, 200])
+def test_a_table_fits_the_terminal_and_says_what_is_special_about_each_run(varied, wide):
+    head, *lines = compare.table(varied, wide).splitlines()
+    *lines, where = lines
+    assert max(map(len, [head, *lines])) <= wide
+    assert head.split()[:2] == ["run", "lr"]
+    assert ("parameters" in head) == (wide >= 120)
+    assert where.startswith(f"runs are in {varied[0].folder.parent};")
+    for number, line in enumerate(lines[:45]):
+        assert line.startswith("a_run_") and line.split()[0].endswith(f"_{number}")
+        assert f"{0.001 * (number + 1):.4g}" in line.split()
+        special = ["stopped"] * (number == 3) + ["dropout 0.1"] * (number % 5 == 0)
+        special += [f"data_dir {'/far/away' * 9}"] * (number % 7 == 0) + [f"option_{number} 1"]
+        assert ", ".join(special).startswith(line[head.index("different in") :].removesuffix("…"))
+    said = " ".join(lines[45:])
+    assert "usually dropout 0, data_dir here, option_0 0" in said
+    assert all(f"option_{number} 0" in said for number in range(45))
+    assert "val_size" not in said
+    whole = compare.table(varied)
+    assert max(map(len, whole.splitlines())) > 500
+    assert whole == compare.table(varied, 5000)
+
+
 def test_the_script_prints_the_table_and_says_in_a_line_what_it_cannot_read(runs, tmp_path):
     assert ok(run_script("compare.py", runs, cwd=tmp_path)) == compare.table(compare.find([runs])) + "\n"
     assert json.loads(ok(run_script("compare.py", runs, "--json", cwd=tmp_path))) == compare.rows(compare.find([runs]))

@@ -111,7 +111,7 @@ def test_the_table_is_the_mean_of_what_the_runs_reached_on_validation_images(sma
     table = (cwd / "out/results.md").read_text()
     assert table in out
     assert table.splitlines()[2].split()[1] == str(best)
-    assert results["command"] in out
+    assert results["command"].removeprefix("python scripts/train.py") in out
     assert len((cwd / "out/results.csv").read_text().splitlines()) == 1 + 4
 
 
@@ -161,9 +161,39 @@ def test_another_sweep_in_its_folder_is_refused_with_what_differs(small, data):
     assert contents(small[0]) == before
 
 
+def test_a_sweep_goes_on_with_its_own_data_alone(small, tmp_path):
+    shutil.copytree(small[0] / "out", tmp_path / "out")
+    before = contents(tmp_path)
+    identity = json.loads(before["results.json"])["sweep"]
+    (folder,) = (path for path in [identity["data.data_dir"]])
+    known, other = identity["data.sha256"], write_dataset(tmp_path / "digits", train=600, test=50, seed=1)
+    assert known == compare.read(tmp_path / "out/trial_0/seed_0").options["data.sha256"]
+    kept = shutil.move(folder, tmp_path / "kept")
+    try:
+        shutil.copytree(other, folder)
+        refused(sweep(*SMALL, "--data.data_dir", folder, cwd=tmp_path), f"data.sha256 {known}", "got ", "--output")
+        shutil.rmtree(folder)
+        refused(sweep(*SMALL, "--data.data_dir", folder, cwd=tmp_path), folder, "there is no such folder")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.move(kept, folder)
+    assert contents(tmp_path) == before
+
+
+def test_data_can_be_swept_and_each_is_known(data, tmp_path):
+    other = write_dataset(tmp_path / "other", train=600, test=50, seed=1)
+    ok(sweep("--data.data_dir", f"[{data[1]},{other}]", "--model.hidden", "[8]", "--max_epochs", "1", cwd=tmp_path))
+    identity = json.loads((tmp_path / "out/results.json").read_text())["sweep"]
+    known = [identity[f"data.sha256 {folder}"] for folder in (data[1], other)]
+    runs = [compare.read(tmp_path / f"out/trial_{number}/seed_0").options["data.sha256"] for number in range(2)]
+    assert runs == known
+    assert len(set(known)) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (["--model.lr", "[1,2]", "--devices", "2", "--trainer.strategy", "ddp"], ["--devices 2", "--jobs"]),
         (["--model.lrr", "[1,2]"], ["--model.lrr", "did you mean --model.lr?"]),
         (["--model.activation", "[relu,gelux]"], ["--model.activation", "gelux"]),
         (["--model.lr", "[1,2]", "--data.val_size", "0"], ["--data.val_size"]),
@@ -217,7 +247,7 @@ def plan(name="sweep"):
 
 
 def test_a_trial_belongs_to_one_process_and_is_given_back_when_that_is_gone(tmp_path):
-    study = store.create(tmp_path, plan(), lambda plan: None)
+    study = store.create(tmp_path, plan())
     first, second = (store.claim(tmp_path, study, plan()) for _ in range(2))
     assert (first.trial.number, second.trial.number) == (0, 1)
     assert store.claim(tmp_path, study, plan()) is None
@@ -230,7 +260,7 @@ def test_a_trial_belongs_to_one_process_and_is_given_back_when_that_is_gone(tmp_
 
 
 def test_a_trial_on_which_three_processes_died_has_failed(tmp_path):
-    study = store.create(tmp_path, plan(), lambda plan: None)
+    study = store.create(tmp_path, plan())
     claim = store.claim(tmp_path, study, plan())
     claim.trial.set_user_attr("workers", ["here:1"])
     assert not store.given_back(tmp_path, study, plan(), "here:2", "SIGKILL")
@@ -244,7 +274,7 @@ def test_a_trial_on_which_three_processes_died_has_failed(tmp_path):
 
 
 def test_a_trial_that_got_done_in_between_is_not_taken_over(tmp_path, monkeypatch):
-    study = store.create(tmp_path, plan(), lambda plan: None)
+    study = store.create(tmp_path, plan())
     first, _ = (store.claim(tmp_path, study, plan()) for _ in range(2))
     lock = store._lock
 
@@ -271,8 +301,8 @@ def test_a_study_that_was_killed_while_it_was_made_is_made_whole(tmp_path):
     add = optuna.Study.add_trial
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Power):
         patch.setattr(optuna.Study, "add_trial", cut)
-        store.create(tmp_path, plan(), lambda plan: None)
-    study = store.create(tmp_path, plan(), lambda plan: None)
+        store.create(tmp_path, plan())
+    study = store.create(tmp_path, plan())
     assert [trial.user_attrs["runs"][0][0] for trial in study.trials] == ["trial_0/seed_0", "trial_1/seed_0"]
 
 
