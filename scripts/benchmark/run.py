@@ -19,7 +19,7 @@ with importing():
     import numpy as np
     import rivals
     import torch
-    from table import GROWTH, SHARE, table
+    from table import GROWTH, table
     from tqdm import tqdm
 
     from mnist_lightning.console.messages import one_line_errors
@@ -53,13 +53,10 @@ def main() -> None:
 
 def measure(data: MNISTDataModule, repeats: int, scratch: Path) -> dict[str, Any]:
     """Runs everything once to warm up, then ``repeats`` times in turn."""
-    trainings = {name: (run, data) for name, run in rivals.available(data).items()}
-    trainings[f"ours, {GROWTH} times the data"] = (
-        partial(rivals.ours, epochs=1),
-        resized(data, scratch / "grown", GROWTH),
-    )
-    small = resized(data, scratch / "small", SHARE)
-    nets = {name: (run, small) for name, run in rivals.larger_nets().items()}
+    more = grown(data, scratch / "grown", GROWTH)
+    trainings = {name: partial(run, data) for name, run in rivals.available(data).items()}
+    trainings[f"ours, {GROWTH} times the data"] = partial(rivals.ours, more, epochs=1)
+    nets = {name: partial(run, data) for name, run in rivals.larger_nets().items()}
     folder = data.folder.resolve()  # the processes run in the scratch folder
     train = ["train.py", "--data.data_dir", folder, "--data.source=files", "--max_epochs=3"]
     processes = {
@@ -69,9 +66,9 @@ def measure(data: MNISTDataModule, repeats: int, scratch: Path) -> dict[str, Any
     }
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in (*trainings, *nets, *processes)}
     for counted in tqdm([False] + [True] * repeats, desc="rounds"):
-        for name, (run, dataset) in (trainings | nets).items():
+        for name, run in (trainings | nets).items():
             with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-                runs[name] += [run(dataset)._asdict()][:counted]
+                runs[name] += [run()._asdict()][:counted]
         for name, commands in processes.items():
             runs[name] += [run_processes(commands, scratch)][:counted]
     return {
@@ -84,13 +81,13 @@ def measure(data: MNISTDataModule, repeats: int, scratch: Path) -> dict[str, Any
     }
 
 
-def resized(data: MNISTDataModule, folder: Path, times: float) -> MNISTDataModule:
+def grown(data: MNISTDataModule, folder: Path, times: int) -> MNISTDataModule:
     """Writes and reads a dataset with the training images so many times over."""
     folder.mkdir()
     for name in FILES:
         array = read_idx(find(data.folder, name))
         if name.startswith("train"):
-            array = np.resize(array, (round(times * len(array)), *array.shape[1:]))
+            array = np.resize(array, (times * len(array), *array.shape[1:]))
         write_idx(folder / name, array)
     other = MNISTDataModule(str(folder), "files")
     other.setup("fit")

@@ -7,7 +7,6 @@ from typing import Any
 import rivals
 
 GROWTH = 8
-SHARE = 1 / 4  # of the images, for the larger nets
 BELIEVABLE = 0.25  # spread of the floor, (max - min) / median, above which the machine is too noisy
 
 
@@ -47,7 +46,7 @@ def trainings(epochs: dict[str, list[dict[str, float]]], images: int) -> str:
 
 def nets(runs_of: dict[str, list[dict[str, float]]]) -> str:
     lines = [
-        f"| a net, an epoch of {SHARE:.0%} of the images | bare loop, s | ours, s | ours / bare loop |",
+        "| an epoch of | bare loop, s | ours, s | ours / bare loop |",
         "| --- | ---: | ---: | ---: |",
     ]
     for (name, bare), (_, ours) in list(pairwise(runs_of.items()))[::2]:  # bare loop and ours, net by net
