@@ -1,4 +1,4 @@
-"""Opens a page where one draws digits and sees what a checkpoint's classifier makes of them, and why."""
+"""Opens a page where one draws digits, or drops pictures, and sees what a classifier makes of them, and why."""
 
 import threading
 

@@ -67,7 +67,7 @@ def train(cli: MNISTCLI) -> None:
     print(f"{checkpoint.stem} checkpoint  {from_here(checkpoint)}\nreport           {from_here(path)}\n\nnext")
     if isinstance(cli.trainer.logger, TensorBoardLogger):
         print(f"  curves   tensorboard --logdir {shlex.quote(from_here(run.parent))}")
-    print(f"  figures  {command('test.py', run)}\n  digits   {command('predict.py', run)} IMAGE ...")
+    print(f"  figures  {command('test.py', run)}\n  predict  {command('predict.py', run)} IMAGE ...")
     if (run / "config.yaml").is_file():  # --trainer.logger false writes none
         print(f"  repeat   {command('train.py', '--config', run / 'config.yaml')}")
 

@@ -1,4 +1,4 @@
-"""What the page to draw on shows of a drawing: the digits in it, and of one of them why the net answers as it does."""
+"""What the page shows of a drawing, or a picture: what is in it, and of one of these why the net answers as it does."""
 
 import io
 import json
@@ -14,6 +14,7 @@ from PIL import Image
 
 from mnist_lightning.checkpoints.provenance import own_data
 from mnist_lightning.checkpoints.read import Checkpoint
+from mnist_lightning.data.format import IMAGE_SHAPE
 from mnist_lightning.data.images import ImageDataset
 from mnist_lightning.deploy.explain import Neighbours, evidence, seen, units
 from mnist_lightning.errors import UserError
@@ -23,7 +24,7 @@ from mnist_lightning.handwriting.to_mnist import Found, TooSmallError
 from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.reporting.plots import RIGHT, WRONG, data_url, png
 
-LARGEST = 1_000_000  # pixels of a drawing; the page's have 230,400
+LARGEST = 1_000_000  # pixels of a drawing; the page's have 172,800, and its pictures at most four times as many
 UNITS, ALIKE = 8, 3  # shown at a time
 
 
@@ -68,7 +69,7 @@ class Demo:
         except TooSmallError:
             return {"message": "That is too small to read. Draw larger."}
         if not digits:
-            return {"message": "No digit yet."}
+            return {"message": "Nothing to read yet."}
         with self.lock:
             labels, probabilities = self.model.predict(np.stack([digit.image for digit in digits]))
             chosen = _nearest(digits, _number(asked.get("x")), _number(asked.get("y")))
@@ -161,6 +162,7 @@ def about(checkpoint: Checkpoint, model: MNISTClassifier) -> dict[str, Any]:
         "model": f"{type(model.net).__name__}, {layers}, {count:,} parameters.",
         "tested": _tested(checkpoint),
         "names": model.classes,
+        "several": tuple(model.image_shape) == IMAGE_SHAPE,  # digits, or the like, are found in a picture
     }
 
 

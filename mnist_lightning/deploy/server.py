@@ -103,7 +103,7 @@ class Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if self._asked() != "read" or self.headers.get("Origin") not in {f"http://{h}" for h in self.server.hosts}:
             return self._refuse(404)
-        if self.headers.get("Content-Type") != "image/png" or not re.fullmatch("[0-9]{1,6}", length):
+        if self.headers.get("Content-Type") != "image/png" or not re.fullmatch("[0-9]{1,7}", length):
             return self._refuse(400)
         drawing = self.rfile.read(int(length))
         try:

@@ -22,6 +22,7 @@ BANDS = 120  # places across a chart whose values can be asked for; more could n
 NAMED = 4  # lines that have room for their names; of more the range is said
 LETTER = 7  # width of one, in a plot's own pixels
 
+SAID = 310, 480  # what is said below a matrix is as wide as that; of longer names the end is cut off
 ROOMY = 12  # classes whose counts can be read in the cells of a matrix
 
 
@@ -233,13 +234,17 @@ def matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> str:
         }
         for i, j in np.argwhere(counts)
     ]
+    side, said = len(classes) * cell, min(SAID[1], max(SAID[0], *(6.5 * len(each["tip"]) for each in cells)))
+    wide = max(margin + side + 4, said + 8)
     return render(
         "matrix.svg",
+        wide=wide,
+        along=min(margin, wide - said - 4),  # where what is said below begins, so that it has room
         classes=classes,
         cells=cells,
         cell=cell,
         margin=margin,
         turned=longest > 2,
         roomy=roomy,
-        side=len(classes) * cell,
+        side=side,
     )

@@ -229,3 +229,65 @@ def test_a_drawing_that_is_too_small_is_told_so(browser, readers_page):
         with drawn(page, [(0.5, 0.5), (0.51, 0.51)]):
             pass
         expect(page.locator("#message")).to_contain_text("too small to read")
+
+
+GIVE = """async ([how, name, type, bytes]) => {
+    const given = new DataTransfer();
+    given.items.add(new File([Uint8Array.from(bytes)], name, { type }));
+    const event = how === "drop" ? new DragEvent("drop", { dataTransfer: given, cancelable: true })
+        : new ClipboardEvent("paste", { clipboardData: given });
+    document.body.dispatchEvent(new event.constructor(how, { ...event, bubbles: true, cancelable: true,
+        dataTransfer: given, clipboardData: given }));
+}"""
+
+
+@pytest.mark.parametrize("how", ["choose", "drop", "paste"])
+def test_a_photograph_is_read_wherever_its_digits_lie(browser, readers_page, how):
+    from playwright.sync_api import expect
+
+    photograph = ROOT / "samples/pencil_425.png"
+    with visit(browser, readers_page, **WIDTHS["mouse"]) as (page, requests):
+        with drawn(page, [(0.5, 0.2), (0.5, 0.8)]):
+            pass
+        if how == "choose":
+            page.locator("#file").set_input_files(photograph)
+        else:
+            page.evaluate(GIVE, [how, photograph.name, "image/png", list(photograph.read_bytes())])
+        buttons, boxes = page.locator("#read button"), page.locator("#boxes div")
+        expect(buttons).to_have_count(3, timeout=60_000)
+        paper = page.locator("canvas").bounding_box()
+        places = [boxes.nth(number).bounding_box() for number in range(3)]
+        assert all(paper["x"] < place["x"] < paper["x"] + paper["width"] - place["width"] for place in places)
+        middle = places[2]["x"] + places[2]["width"] / 2, places[2]["y"] + places[2]["height"] / 2
+        page.mouse.click(*middle)  # a tap asks about that digit, and draws nothing
+        expect(buttons.nth(2)).to_have_attribute("aria-pressed", "true")
+        expect(boxes).to_have_count(3)
+        page.get_by_role("button", name="Clear").click()
+        expect(boxes).to_have_count(0)
+        expect(page.locator("#message")).to_contain_text("drop a picture")
+        assert [url for url in requests if not url.startswith((readers_page, "data:"))] == []
+
+
+def test_what_is_no_picture_is_told_so(browser, readers_page):
+    from playwright.sync_api import expect
+
+    with visit(browser, readers_page, **WIDTHS["mouse"]) as (page, _):
+        page.evaluate(GIVE, ["drop", "notes.txt", "text/plain", [1, 2, 3]])
+        expect(page.locator("#message")).to_contain_text("give a picture")
+
+
+def test_it_speaks_of_pictures_where_classes_are_no_digits(browser, tmp_path):
+    from playwright.sync_api import expect
+
+    names = ["leaf", "stone", *(f"thing {number}" for number in range(45))]
+    net = MNISTClassifier(classes=names, image_shape=(16, 20, 3), hidden=[8])
+    checkpoint = save_classifier(net, tmp_path / "things.ckpt")
+    with demo(checkpoint) as (_, address), visit(browser, address, **WIDTHS["mouse"]) as (page, _):
+        page.locator("#file").set_input_files(ROOT / "samples/chalk_8.jpg")
+        expect(page.locator("#answer img")).to_have_count(1)
+        assert "digit" not in page.locator("body").inner_text().lower()
+        shares = page.locator("#answer li span").all_inner_texts()
+        assert len(shares) == 47
+        box = page.locator("#answer").bounding_box()
+        assert box["height"] < 800
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0

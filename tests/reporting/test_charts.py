@@ -111,6 +111,8 @@ def test_a_matrix_of_any_classes_says_each_count(names):
         x, y, side = (float(rect.get(name)) for name in ("x", "y", "width"))
         assert 0 < x <= wide - side
         assert 0 < y <= high - side
+    said = [text for text in root.iter(f"{SVG}text") if text.get("x") and not text.get("text-anchor")]
+    assert [text.text for text in said if float(text.get("x")) + 6 * len(text.text) > wide] == []
     i, j = np.argwhere(counts)[0]
     assert cells[0].get("aria-label").startswith(f"{names[i]} read as {names[j]}: {counts[i, j]} of {counts[i].sum()} ")
     assert "<script>" not in svg
