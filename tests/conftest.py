@@ -1,4 +1,6 @@
+import gc
 import os
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -6,6 +8,7 @@ import torch
 from helpers import quiet_trainer, write_dataset
 from hypothesis import settings
 
+from mnist_lightning.data import download
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.model.classifier import MNISTClassifier
 
@@ -13,9 +16,16 @@ from mnist_lightning.model.classifier import MNISTClassifier
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
+# The package that carries it takes a second to read it.
+download.read_sample = cache(download.read_sample)
+
 # An example that waits for a busy machine is not a wrong one.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what was imported stays: collections, of which Lightning asks for many, need not look at it again
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mnist_lightning.sample import read_sample
+from mnist_lightning.data.download import read_sample  # read once, by conftest.py
 
 
 @pytest.fixture(scope="module")

@@ -1,17 +1,19 @@
 """The training step against a plain loop; what it logs, and where; the losses it lowers."""
 
+import pickle
 from functools import partial
 
 import lightning.pytorch as L
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import fit, same_weights, scalars
+from helpers import fit, quiet_trainer, same_weights, scalars
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.model.nets import build
+from mnist_lightning.training.chunks import StepsPerExecution
 
 
 def plain_loop(folder, epochs=1, clip=None, net="simple", model=None, **options):
@@ -86,6 +88,14 @@ def test_a_convnets_statistics_do_not_depend_on_the_chunks(dataset):
 def test_batch_norm_takes_a_last_batch_of_one_image(dataset, channels):
     module = fit(dataset, net="convnet", channels=channels, data={"batch_size": 61})  # 550 = 9 * 61 + 1
     assert module.trainer.global_step == 10
+
+
+def test_module_and_data_go_to_processes_that_are_spawned(dataset):
+    module, data = pickle.loads(pickle.dumps((MNISTClassifier(), MNISTDataModule(str(dataset)))))
+    trainer = quiet_trainer(max_epochs=1, callbacks=[StepsPerExecution()])
+    trainer.fit(module, data)
+    pickle.dumps(module)  # with what its steps were traced to
+    assert trainer.global_step == 9
 
 
 class OtherNet(L.Callback):

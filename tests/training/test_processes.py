@@ -71,12 +71,11 @@ def uneven(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("uneven") / "digits", train=601, test=101)
 
 
-@pytest.mark.parametrize("more", [(), DISTORTED], ids=["", "distorted-onecycle"])
-def test_two_processes_train_and_test_like_one(uneven, tmp_path, more):
+def test_two_processes_train_and_test_like_one(uneven, tmp_path):
     options = ("--data.data_dir", uneven, "--data.batch_size=17", "--data.eval_batch_size=10", "--accelerator=cpu")
-    options += ("--max_epochs=2", "--trainer.log_every_n_steps=1", *more)
+    options += ("--max_epochs=2", "--trainer.log_every_n_steps=1", *DISTORTED)
     for ddp in ((), DDP):
-        out = ok(Script("train.py", *options, *ddp, cwd=tmp_path, real=bool(ddp)).result())
+        out = ok(run_script("train.py", *options, *ddp, cwd=tmp_path))
         assert out.count("test accuracy") == 1
     one, two = (tmp_path / "lightning_logs" / f"version_{number}" for number in (0, 1))
     assert sorted(path.name for path in tmp_path.glob("lightning_logs/*")) == ["version_0", "version_1"]
@@ -95,7 +94,7 @@ def test_two_processes_train_and_test_like_one(uneven, tmp_path, more):
 
 
 def test_a_process_that_dies_ends_the_run_with_an_error(uneven, tmp_path):
-    script = start(tmp_path, uneven, "--max_epochs=2000", *DDP, real=True)
+    script = start(tmp_path, uneven, "--max_epochs=2000", *DDP)
     children = subprocess.run(["pgrep", "-P", str(script.pid)], capture_output=True, text=True, check=True)
     os.kill(int(children.stdout), signal.SIGKILL)
     result = script.result()
@@ -104,7 +103,7 @@ def test_a_process_that_dies_ends_the_run_with_an_error(uneven, tmp_path):
 
 
 def test_ctrl_c_stops_all_processes_and_saves(uneven, tmp_path):
-    code, out = stopped(start(tmp_path, uneven, "--max_epochs=2000", *DDP, real=True), signal.SIGINT)
+    code, out = stopped(start(tmp_path, uneven, "--max_epochs=2000", *DDP), signal.SIGINT)
     assert code == 130
     assert out.count("stopped by SIGINT") == 1
     run = tmp_path / "lightning_logs" / "version_0"
@@ -112,7 +111,7 @@ def test_ctrl_c_stops_all_processes_and_saves(uneven, tmp_path):
     assert step > 0
     epochs = step // 35 + 1
     options = ("--config", run / "config.yaml", "--max_epochs", epochs, "--ckpt_path=last")
-    ok(Script("train.py", *options, cwd=tmp_path, real=True).result())
+    ok(run_script("train.py", *options, cwd=tmp_path))
     assert state(run)["global_step"] == 35 * epochs
     assert [path.name for path in run.parent.iterdir()] == ["version_0"]
 
@@ -177,12 +176,12 @@ def alone(uneven, tmp_path_factory):
 def plain(*options, cwd):
     """Trains and tests with a Trainer as it comes, and returns what was found."""
     (cwd / "plain.py").write_text(PLAIN)
-    result = Script(cwd / "plain.py", *options, cwd=cwd, real=True).result()
+    result = Script(cwd / "plain.py", *options, cwd=cwd).result()
     assert result.returncode == 0, result.stderr
     return json.loads((cwd / "found.json").read_text())
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_fork"])
 def test_a_plain_trainer_trains_and_tests_on_every_image_once_in_two_processes(uneven, tmp_path, alone, strategy):
     found = plain(uneven, strategy, cwd=tmp_path)
     assert found["weights"] == pytest.approx(alone["weights"], rel=1e-4)
