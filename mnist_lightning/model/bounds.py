@@ -11,6 +11,9 @@ from mnist_lightning.model.nets import LAYERS
 BOUNDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("hidden", lambda o: len(o["hidden"]) <= LAYERS, f"at most {LAYERS} layers"),
     ("ink_width", lambda o: 0 <= o["ink_width"] <= SIDE, f"from 0 to {SIDE}"),
+    ("net", lambda o: o["net"] == "simple" or not o["permute_pixels"], "simple, for permuted pixels"),
+    ("deslant", lambda o: not (o["deslant"] and o["permute_pixels"]), "false, for permuted pixels"),
+    ("ink_width", lambda o: not (o["ink_width"] and o["permute_pixels"]), "0, for permuted pixels"),
     ("label_smoothing", lambda o: 0 <= o["label_smoothing"] < 1, "from 0 to below 1"),
     ("label_smoothing", lambda o: not o["label_smoothing"] or o["loss"] == "cross_entropy", "0 for mse"),
     ("lr", lambda o: o["lr"] > 0, "above 0"),

@@ -27,9 +27,27 @@ ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "gelu": 
 
 
 class Net(nn.Sequential):
-    """Layers, one after the other. Some of them, as in ``net[:-1]`` for what comes before the scores, are no net."""
+    """Layers that make a vector of ``inputs`` of an image, then hidden ones, then the scores."""
 
-    def __getitem__(self, index: int | slice) -> Any:  # PyTorch would make the slice another SimpleNet
+    def __init__(
+        self,
+        layers: Sequence[nn.Module],
+        inputs: int,
+        hidden: Sequence[int],
+        activation: Activation,
+        dropout: float,
+        classes: int,
+    ) -> None:
+        if any(width < 1 for width in hidden):
+            raise UserError(f"expected hidden layers of at least 1 neuron, got {list(hidden)}")
+        layers = list(layers)
+        for width in hidden:
+            layers += [nn.Linear(inputs, width), ACTIVATIONS[activation](), *_dropout(dropout)]
+            inputs = width
+        super().__init__(*layers, nn.Linear(inputs, classes))
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs lack it
+
+    def __getitem__(self, index: int | slice) -> Any:  # PyTorch would make net[:-1] another net
         return nn.Sequential(*self)[index]
 
 
@@ -57,8 +75,8 @@ class SimpleNet(Net):
         image_shape: Sequence[int] = IMAGE_SHAPE,
         classes: int = len(DIGITS),
     ) -> None:
-        layers = _layers(math.prod(image_shape), hidden, activation, dropout, classes)
-        super().__init__(nn.Flatten(), *_dropout(input_dropout), *layers)
+        layers = [nn.Flatten(), *_dropout(input_dropout)]
+        super().__init__(layers, math.prod(image_shape), hidden, activation, dropout, classes)
 
 
 class LeNet5(Net):
@@ -78,17 +96,9 @@ class LeNet5(Net):
         classes: int = len(DIGITS),
     ) -> None:
         left = _pixels_left("lenet5", image_shape, lambda side: (side // 2 - 4) // 2)
-        super().__init__(
-            nn.Conv2d(math.prod(image_shape[2:]), 6, 5, padding=2),
-            ACTIVATIONS[activation](),
-            nn.MaxPool2d(2),
-            nn.Conv2d(6, 16, 5),
-            ACTIVATIONS[activation](),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            *_layers(16 * left, hidden, activation, dropout, classes),
-        )
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs lack it
+        layers = [nn.Conv2d(math.prod(image_shape[2:]), 6, 5, padding=2), ACTIVATIONS[activation](), nn.MaxPool2d(2)]
+        layers += [nn.Conv2d(6, 16, 5), ACTIVATIONS[activation](), nn.MaxPool2d(2), nn.Flatten()]
+        super().__init__(layers, 16 * left, hidden, activation, dropout, classes)
 
 
 class ConvNet(Net):
@@ -115,7 +125,7 @@ class ConvNet(Net):
         image_shape: Sequence[int] = IMAGE_SHAPE,
         classes: int = len(DIGITS),
     ) -> None:
-        left = _room("convnet", channels, image_shape, lambda side: ((side - 5) // 2 + 3 - 2 * len(channels)) // 2)
+        left = _pixels_left("convnet", image_shape, lambda n: ((n - 5) // 2 + 3 - 2 * len(channels)) // 2, channels)
         layers: list[nn.Module] = []
         maps = math.prod(image_shape[2:])  # 1, or 3 in colour
         for number, width in enumerate(channels, 1):
@@ -125,8 +135,7 @@ class ConvNet(Net):
             if number == len(channels):
                 layers.append(nn.MaxPool2d(2))
             layers += [nn.BatchNorm2d(width), ACTIVATIONS[activation]()]
-        super().__init__(*layers, nn.Flatten(), *_layers(maps * left, hidden, activation, dropout, classes))
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs lack it
+        super().__init__([*layers, nn.Flatten()], maps * left, hidden, activation, dropout, classes)
 
 
 class SmallNet(Net):
@@ -146,15 +155,14 @@ class SmallNet(Net):
         image_shape: Sequence[int] = IMAGE_SHAPE,
         classes: int = len(DIGITS),
     ) -> None:
-        _room("small", channels, image_shape, lambda side: side // 2 + 1 - 2 * len(channels))
+        _pixels_left("small", image_shape, lambda side: side // 2 + 1 - 2 * len(channels), channels)
         first = nn.Conv2d(math.prod(image_shape[2:]), channels[0], 3, bias=False)
         layers = [first, nn.MaxPool2d(2), nn.BatchNorm2d(channels[0]), ACTIVATIONS[activation]()]
         for maps, width in pairwise(channels):
             layers += [nn.Conv2d(maps, maps, 3, groups=maps, bias=False), nn.Conv2d(maps, width, 1, bias=False)]
             layers += [nn.BatchNorm2d(width), ACTIVATIONS[activation]()]
         layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-        super().__init__(*layers, *_layers(channels[-1], hidden, activation, dropout, classes))
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs lack it
+        super().__init__(layers, channels[-1], hidden, activation, dropout, classes)
 
 
 class Permute(nn.Module):
@@ -173,32 +181,17 @@ class Permute(nn.Module):
         return images.flatten(2).index_select(2, self.order).view(images.shape)
 
 
-def _pixels_left(net: str, image_shape: Sequence[int], shrink: Callable[[int], int]) -> int:
-    """The pixels that convolutions leave of an image, whose sides they shrink."""
-    if shrink(min(image_shape[:2])) < 1:
-        least = next(side for side in count(1) if shrink(side) >= 1)
-        raise UserError(f"expected images of at least {least}x{least} for {net}, got {image_shape}; use another net")
-    return math.prod(map(shrink, image_shape[:2]))
-
-
-def _room(net: NetName, channels: Sequence[int], image_shape: Sequence[int], shrink: Callable[[int], int]) -> int:
-    """The pixels that some convolutions leave of an image, if there can be so many of them."""
+def _pixels_left(
+    net: NetName, image_shape: Sequence[int], shrink: Callable[[int], int], channels: Sequence[int] = (6, 16)
+) -> int:
+    """The pixels that convolutions leave of an image, whose sides they shrink, if there can be so many of them."""
     if not 1 <= len(channels) <= 5 or any(maps < 1 for maps in channels):
         raise UserError(f"expected 1 to 5 convolutions of at least 1 channel, got {list(channels)}")
-    return _pixels_left(f"{net} with {len(channels)} convolutions", image_shape, shrink)
-
-
-def _layers(
-    inputs: int, hidden: Sequence[int], activation: Activation, dropout: float, classes: int
-) -> list[nn.Module]:
-    """The layers from a vector of inputs to the scores of the classes."""
-    if any(width < 1 for width in hidden):
-        raise UserError(f"expected hidden layers of at least 1 neuron, got {list(hidden)}")
-    layers: list[nn.Module] = []
-    for width in hidden:
-        layers += [nn.Linear(inputs, width), ACTIVATIONS[activation](), *_dropout(dropout)]
-        inputs = width
-    return [*layers, nn.Linear(inputs, classes)]
+    if shrink(min(image_shape[:2])) < 1:
+        least = next(side for side in count(1) if shrink(side) >= 1)
+        what = f"{least}x{least} for {net} with {len(channels)} convolutions"
+        raise UserError(f"expected images of at least {what}, got {image_shape}; use another net")
+    return math.prod(map(shrink, image_shape[:2]))
 
 
 def _dropout(probability: float) -> list[nn.Module]:
@@ -239,11 +232,6 @@ def build(
     for name in given.keys() - defaults(net).keys():
         raise UserError(f"expected no {name} for {net}, which has none, got {given[name]}; leave out --model.{name}")
     layers, image_shape = NETS[net](**given), given.get("image_shape", IMAGE_SHAPE)
-    if permute_pixels and (net != "simple" or deslant or ink_width):
-        raise UserError(
-            f"expected --model.net simple, without deslant and ink_width, for permuted pixels, got {net}, {deslant}, "
-            f"{ink_width}; the others know what is beside a pixel"
-        )
     if permute_pixels:
         return layers.insert(0, Permute(image_shape))
     return layers.insert(0, Deslant(deslant, ink_width, image_shape)) if deslant or ink_width else layers

@@ -17,6 +17,9 @@ REFUSED = [
     ({"label_smoothing": 1.0}, "label_smoothing to be from 0 to below 1"),
     ({"label_smoothing": 0.1, "loss": "mse"}, "label_smoothing to be 0 for mse"),
     ({"ink_width": 29.0}, "ink_width to be from 0 to 28"),
+    ({"permute_pixels": True, "net": "convnet"}, "net to be simple, for permuted pixels, got convnet"),
+    ({"permute_pixels": True, "deslant": True}, "deslant to be false, for permuted pixels"),
+    ({"permute_pixels": True, "ink_width": 4.0}, r"ink_width to be 0, for permuted pixels, got 4\.0"),
     ({"hidden": [1] * 301}, "hidden to be at most 300 layers"),
 ]
 

@@ -201,9 +201,3 @@ def test_a_net_of_permuted_pixels_is_the_plain_one_behind_the_permutation():
     images = torch.rand(5, 1, 28, 28)
     assert torch.equal(permuted(images), plain(Permute((28, 28))(images)))
     assert not torch.equal(permuted(images), plain(images))
-
-
-@pytest.mark.parametrize("options", [{"net": "convnet"}, {"deslant": True}, {"ink_width": 4.0}])
-def test_what_knows_neighbours_does_not_go_with_permuted_pixels(options):
-    with pytest.raises(UserError, match="simple, without deslant and ink_width, for permuted"):
-        build(**{"net": "simple", **options}, permute_pixels=True)
