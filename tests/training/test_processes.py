@@ -194,3 +194,31 @@ def test_a_plain_trainer_trains_and_tests_on_every_image_once_in_two_processes(u
         for history in (found["history"], found["resumed"], alone["resumed"]):  # the last two from within an epoch
             for name, points in alone["history"].items():
                 assert [value for _, value in history[name]] == pytest.approx([value for _, value in points], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_folds_hold_out_each_image_once_whichever_process_looks(uneven, tmp_path):
+    """Three folds, two processes each: what both call the held-out part, and what they validate on of it."""
+    (tmp_path / "seen.py").write_text(
+        "import json, lightning.pytorch as L\n"
+        "class Seen(L.Callback):\n"
+        "    works_with_chunks = True\n"
+        "    def on_validation_epoch_start(self, trainer, *_):\n"
+        "        held = trainer.datamodule.val_set.indices.tolist()\n"
+        "        mine = [held[i] for batch in trainer.val_dataloaders.sampler for i in batch.tolist()]\n"
+        "        fold = trainer.datamodule.hparams['fold']\n"
+        "        json.dump([held, mine], open(f'fold_{fold}_rank_{trainer.global_rank}.json', 'w'))\n"
+    )
+    env = {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    options = ("--data.data_dir", uneven, "--accelerator=cpu", "--max_epochs=1", "--trainer.callbacks=seen.Seen")
+    everything = []
+    for fold in range(3):
+        folds = ("--data.folds=3", f"--data.fold={fold}")
+        ok(run_script("train.py", *options, *DDP, *folds, cwd=tmp_path, env=env))
+        (held, first), (same, second) = (
+            json.loads((tmp_path / f"fold_{fold}_rank_{rank}.json").read_text()) for rank in (0, 1)
+        )
+        assert held == same == sorted(first + second)
+        assert abs(len(first) - len(second)) <= 10
+        everything += held
+    assert sorted(everything) == list(range(601))
