@@ -1,6 +1,7 @@
 """The page of a sweep: each option against the error, the spread over seeds, what matters most, all curves."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from mnist_lightning.sweeps.space import Sweep, text
 ROWS = 25  # points whose spread is shown, the best ones
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 44  # around a chart's marks, in pixels
 LINE = 22  # from one row of a chart to the next
+WIDE, LETTER, LONGEST = 560, 6.6, 36  # of a large chart, in pixels; of a letter; characters of a point's name beside it
 
 
 class Axis(NamedTuple):
@@ -85,6 +87,7 @@ def write(folder: Path, results: Mapping[str, Any], sweep: Sweep) -> Path:
         brief=brief,
         charts=charts,
         shown=ROWS,
+        words=re.split(r" (?=--)", results["command"] or ""),
     )
     atomic_write(folder / "results.html", page)
     return folder / "results.html"
@@ -127,40 +130,43 @@ def option_chart(name: str, values: Any, rows: Sequence[Row]) -> dict[str, Any]:
 
 def spread_chart(rows: Sequence[Row]) -> dict[str, Any]:
     """A row for each point, best first: a dot for each run, and a line at their mean."""
-    wide, left = 960, 14 + 6.6 * max(len(label(row)) for row in rows)
-    scale = axis([run["error"] for row in rows for run in row["runs"]], left, wide - RIGHT)
+    names = [label(row) for row in rows]
+    if max(map(len, names)) > LONGEST:
+        names = [f"trial {row['trial']}" for row in rows]
+    left = 14 + LETTER * max(map(len, names))
+    scale = axis([run["error"] for row in rows for run in row["runs"]], left, WIDE - RIGHT)
     marks: dict[str, list[Any]] = {"dots": [], "bars": [], "labels": []}
     for place, row in enumerate(rows):
         y = TOP + LINE * (place + 0.5)
-        marks["labels"].append({"x": left - 8, "y": y, "text": label(row)})
+        marks["labels"].append({"x": left - 8, "y": y, "text": names[place]})
         marks["bars"].append(
             {"x": scale.place(row["error"]) - 1, "y": y - 7, "width": 2, "height": 14, "title": title(row)}
         )
         for run in row["runs"]:
             dot = {"x": scale.place(run["error"]), "y": y, "best": False, "title": f"{run['run']}: {run['error']:.2f}%"}
             marks["dots"].append(dot)
-    ticks = [(scale.place(tick), f"{tick:g}") for tick in scale.ticks]
-    return chart(wide, TOP + LINE * len(rows) + BOTTOM, ticks, None, "validation error, %", **marks)
+    ticks = [(scale.place(tick), f"{tick:g}%") for tick in scale.ticks]
+    return chart(WIDE, TOP + LINE * len(rows) + BOTTOM, ticks, None, "validation error", **marks)
 
 
 def bar_chart(shares: Mapping[str, float]) -> dict[str, Any]:
     """A bar for each option."""
-    wide, names = 960, short(list(shares))
-    left = 14 + 8 * max(map(len, names))
+    names = short(list(shares))
+    left = 14 + 9.5 * max(map(len, names))  # the letters of a phone are larger
     marks: dict[str, list[Any]] = {"bars": [], "labels": []}
     for place, (name, share) in enumerate(zip(names, shares.values(), strict=True)):
-        y, end = TOP + LINE * place, round(share * (wide - left - 60), 1)
+        y, end = TOP + LINE * place, round(share * (WIDE - left - 60), 1)
         marks["bars"].append({"x": left, "y": y + 3, "width": max(1, end), "height": LINE - 6, "title": f"{share:.3f}"})
         marks["labels"] += [
             {"x": left - 8, "y": y + LINE / 2, "text": name},
             {"x": left + end + 44, "y": y + LINE / 2, "text": f"{share:.0%}"},
         ]
-    return chart(wide, TOP + LINE * len(names), [], None, "", **marks)
+    return chart(WIDE, TOP + LINE * len(names), [], None, "", **marks)
 
 
 def curve_chart(folder: Path, rows: Sequence[Row]) -> dict[str, Any] | None:
     """The validation error over the epochs of every run, the best point's on top."""
-    wide, high, curves = 960, 400, []
+    high, curves = 300, []
     for row in reversed(rows):
         for run in row["runs"]:
             points = load_json(folder / run["run"] / RUN_RECORD).get("history", {}).get("val/accuracy", [])
@@ -170,7 +176,7 @@ def curve_chart(folder: Path, rows: Sequence[Row]) -> dict[str, Any] | None:
         return None
     errors = [error for *_, points in curves for _, error in points]
     last = max(epoch for *_, points in curves for epoch, _ in points)
-    up, along = axis(errors, high - BOTTOM, TOP), Axis(0.5, last + 0.5, False, LEFT, wide - RIGHT)
+    up, along = axis(errors, high - BOTTOM, TOP), Axis(0.5, last + 0.5, False, LEFT, WIDE - RIGHT)
     lines = [
         {
             "points": " ".join(f"{along.place(epoch)},{up.place(error)}" for epoch, error in points),
@@ -190,7 +196,7 @@ def curve_chart(folder: Path, rows: Sequence[Row]) -> dict[str, Any] | None:
         for line in lines
         if len(line["points"].split()) == 1
     ]
-    return chart(wide, high, ticks, up, "epoch", lines=lines, dots=ends)
+    return chart(WIDE, high, ticks, up, "epoch", lines=lines, dots=ends)
 
 
 def title(row: Row) -> str:
@@ -201,13 +207,14 @@ def chart(
     wide: float, high: float, x_ticks: Sequence[tuple[float, str]], up: Axis | None, name: str, **marks: Any
 ) -> dict[str, Any]:
     """What page.html draws: marks, ticks, and the names of the axes."""
-    y_ticks = [(up.place(tick), f"{tick:g}") for tick in up.ticks] if up else []
+    y_ticks = [(up.place(tick), f"{tick:g}%") for tick in up.ticks] if up else []
     return {
         "wide": wide,
         "high": high,
         "x_ticks": x_ticks,
         "y_ticks": y_ticks,
         "name": name,
+        "crowded": any(LETTER * (1 + len(text)) > (wide - LEFT) / len(x_ticks) for _, text in x_ticks),
         "floor": high - BOTTOM,
         "left": LEFT,
         "right": wide - RIGHT,

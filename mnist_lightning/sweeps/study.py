@@ -6,6 +6,7 @@ and is taken over under its own number, at once and by one. No clock is asked, a
 """
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
 }
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
 
 
 class Point(NamedTuple):
@@ -137,6 +139,7 @@ def create(folder: Path, plan: Plan) -> optuna.Study:
                     path.unlink(missing_ok=True)  # what a killed process left
                     _storage(path)
             study = optuna.create_study(storage=_storage(folder / STORE), study_name=plan.name, load_if_exists=True)
+            study.set_metric_names([f"{plan.measure} error, %"])  # what optuna-dashboard calls it
             study.set_user_attr("identity", dict(plan.identity))
         for point in new_points(study, plan):
             study.add_trial(_waiting(point, plan.sweep))
