@@ -219,7 +219,7 @@ def matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> str:
         classes: Their names.
     """
     roomy, longest = len(classes) <= ROOMY, max(map(len, classes))
-    cell, margin = (30, 24 + LETTER * longest) if roomy else (14, 24 + LETTER * longest)
+    cell, margin = 14 if not roomy else 30 if len(classes) > 6 else 44, 24 + LETTER * longest
     totals = np.maximum(counts.sum(1, keepdims=True), 1)
     shares = np.sqrt(counts / totals)  # the square root shows a single mistake among a thousand images
     cells = [
@@ -244,7 +244,7 @@ def matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> str:
         cells=cells,
         cell=cell,
         margin=margin,
-        turned=longest > 2,
+        turned=longest > 1 + roomy,
         roomy=roomy,
         side=side,
     )

@@ -157,7 +157,7 @@ def table(runs: Sequence[Run], wide: int | None = None) -> str:
         return aligned(columns)
     folder = os.path.commonpath([run.folder.parent for run in runs])
     columns["run"] = ["run", *(os.path.relpath(run.folder, folder) for run in runs)]
-    return f"{_fitted(columns, names, wide)}\n\nruns are in {folder}; --csv and --json have all of it"
+    return f"{_fitted(columns, names, wide)}\n\n{'runs are in ' * bool(folder)}{folder}{'; ' * bool(folder)}--csv and --json have all of it"
 
 
 def _fitted(columns: Mapping[str, Sequence[str]], names: Sequence[str], wide: int) -> str:
@@ -170,7 +170,7 @@ def _fitted(columns: Mapping[str, Sequence[str]], names: Sequence[str], wide: in
     narrow["run"] = [_cut(cell, wide // 4) for cell in columns["run"]]
     shown = {"run", "val_accuracy"} & columns.keys()
     for name in [*varied[:1], "test_accuracy", *varied[1:], "val_loss", "parameters", "seconds", "epochs"]:
-        if name in columns and _width(narrow[each] for each in shown | {name}) <= 0.6 * wide:
+        if name in columns and _width(narrow[each] for each in shown | {name}) <= 0.65 * wide:
             shown.add(name)
     kept = {name: cells for name, cells in narrow.items() if name in shown}
     left = {columns[name][0]: (columns[name][1:], usual[name][0]) for name in names if name not in shown}

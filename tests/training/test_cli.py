@@ -72,7 +72,10 @@ BAD_OPTIONS = [
     (["--model.net=convnet", "--model.channels=4"], ["--model.channels: expected a list: [4], got 4"]),
     (["--model.loss", "mse", "--model.label_smoothing", "0.1"], ["--model.label_smoothing"]),
     (["--data.permute_pixels=true", "--data.rotation=5"], ["expected no distortions", "--data.permute_pixels"]),
-    (["--data.permute_pixels=true", "--model.net=lenet5"], ["expected net to be simple, for permuted pixels, got lenet5"]),
+    (
+        ["--data.permute_pixels=true", "--model.net=lenet5"],
+        ["expected net to be simple, for permuted pixels, got lenet5"],
+    ),
     (["--data.permute_pixels=true", "--model.deslant=true"], ["expected deslant to be false, for permuted pixels"]),
     (["--model.permute_pixels=true"], ["must be given via", "data.permute_pixels"]),
     (["--data.elastic=-1"], ["expected elastic to be from 0 to 28, got -1.0; change --data.elastic"]),

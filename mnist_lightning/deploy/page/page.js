@@ -207,7 +207,7 @@ fetch("about").then(about => about.json()).then(about => {
     invitation = about.several ? `Draw ${digits ? "a digit" : "one"} here, or several; or drop a picture, or paste one.`
         : "Drop a picture here, or paste one, or draw.";
     $("h1").textContent = document.title = digits ? "Draw a digit" : about.several ? "Draw" : "Give it a picture";
-    $("output").className = names.some(text => text.length > 2) ? "word" : "";
+    $("#answer").className = names.some(text => text.length > 2) ? "words" : "";
     $("ol").className = names.length > ROOM ? "many" : "";
     $("ol").style.setProperty("--name", `${Math.min(14, Math.max(...names.map(text => text.length)))}ch`);
     $("[data-task=five]").hidden = !about.several;
