@@ -29,11 +29,11 @@ def epoch_line(epoch: str, metrics: Mapping[str, float], best: bool, columns: in
 
     Args:
         epoch: Its name: ``epoch  3/20``.
-        metrics: ``train/loss``, ``train/accuracy``, ``val/loss``, ``val/accuracy``, or those of them that there are.
+        metrics: ``train/loss`` and ``train/accuracy``, ``val/loss`` and ``val/accuracy``, or those that there are.
         best: Whether it is the best so far.
         columns: Of the terminal; None for a line of any length.
     """
-    stages = [stage for stage in ("train", "val") if f"{stage}/loss" in metrics]
+    stages = [stage for stage in ("train", "val") if {f"{stage}/loss", f"{stage}/accuracy"} <= metrics.keys()]
     line = epoch
     for form, wanted in FORMS:
         shown = [stage for stage in stages if stage in wanted] or stages  # without validation, training is all there is

@@ -104,7 +104,8 @@ class BaseClassifier(L.LightningModule):
         return mean
 
     def on_train_epoch_end(self) -> None:
-        self._end_epoch(self.train_metrics, before=1)
+        if self._counted(self.train_metrics):
+            self._end_epoch(self.train_metrics, before=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["rng_state"] = random_states(self.device, self.trainer.world_size)  # dropout's next draw
@@ -127,7 +128,7 @@ class BaseClassifier(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking:  # of a net that has not been trained, on a batch or two
             self.val_metrics.reset()
-        else:
+        elif self._counted(self.val_metrics):
             self._end_epoch(self.val_metrics)
             self.val_confusion = self.val_confusion_matrix.compute()
         self.val_confusion_matrix.reset()
@@ -145,9 +146,15 @@ class BaseClassifier(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Leaves the results in ``test_results``: scalars, (10,) tensors, and the (10, 10) confusion matrix."""
+        if not self._counted(self.test_metrics):
+            return
         self.test_results: dict[str, Tensor] = {n: value.cpu() for n, value in self.test_metrics.compute().items()}
         self.test_metrics.reset()
         self._log_epoch({f"test/{name}": value.mean() for name, value in self.test_results.items() if value.ndim < 2})
+
+    def _counted(self, metrics: MetricCollection) -> bool:
+        """Whether a step has counted into metrics: one of a subclass's own logs what it likes instead."""
+        return self.trainer.strategy.reduce_boolean_decision(bool(metrics["loss"].weight), all=False)
 
     def _end_epoch(self, metrics: MetricCollection, before: int = 0) -> None:
         values = metrics.compute()

@@ -182,7 +182,7 @@ class StepProgressBar(ProgressBar):
         """Says what an epoch reached; not before the next begins, as the module logs its own last."""
         self._bar.close()
         metrics, best = self.trainer.progress_bar_metrics, _best_score(self.trainer)
-        if self._enabled and "train/loss" in metrics:
+        if self._enabled and metrics:
             print(epoch_line(self._epoch, metrics, best != self._best, columns()), flush=True)
         self._best = best
 

@@ -55,7 +55,8 @@ class TensorBoardPlots(L.Callback):
             _add_graph(writer, pl_module.net, channels_first(blank, colour=blank.ndim == 4))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if _takes_images(trainer) and not trainer.sanity_checking:
+        counted = hasattr(pl_module, "val_confusion")  # a validation_step of a subclass's own may not
+        if _takes_images(trainer) and not trainer.sanity_checking and counted:
             matrix = plots.confusion_matrix(pl_module.val_confusion.cpu().numpy(), pl_module.classes, CELL)
             _show(trainer, "confusion matrix", matrix)
             for writer in _writers(trainer) if trainer.state.fn == TrainerFn.FITTING else []:

@@ -347,6 +347,17 @@ class Accuracies:
         return loss
 
 
+class OwnSteps(Accuracies):
+    """All steps of one's own."""
+
+    def validation_step(self, batch, batch_idx):
+        images, labels = batch
+        self.log("val/loss", F.cross_entropy(self(images), labels) * 2, batch_size=len(labels))
+
+    def test_step(self, batch, batch_idx):
+        self.log("tested", float(batch_idx))
+
+
 class OneCycle:
     """The manual's example of a schedule that steps with the optimizer."""
 
@@ -419,8 +430,11 @@ def calls(run):
     return callback_of(run, C.LambdaCallback).calls
 
 
-def points(*names):
-    return lambda run: {name: run.points.get(name) for name in names}
+def tested(run):
+    """The names of all that was logged, in a test too."""
+    names = set(run.trainer.callback_metrics)
+    run.trainer.test(run.module, DataLoader(TensorDataset(torch.zeros(2, 1, 28, 28), torch.tensor([0, 1]))))
+    return names, set(run.trainer.callback_metrics)
 
 
 FLAGS = [
@@ -717,7 +731,8 @@ MODULES = [
     Case("batch hooks", hooks=BatchHooks, facts=seen),
     Case("batch hooks, limited", options(limit_train_batches=3), seen, hooks=BatchHooks),
     Case("on_train_batch_start ends an epoch", hooks=SkipsAfterFour),
-    Case("training_step", hooks=Accuracies, facts=points("twice")),
+    Case("training_step", hooks=Accuracies, facts=lambda run: set(run.trainer.callback_metrics)),
+    Case("steps of its own", hooks=OwnSteps, facts=tested),
     Case("estimated_stepping_batches", options(log_every_n_steps=2), hooks=OneCycle, chunks=None),
     Case("a schedule's frequency", hooks=EveryThirdStep, chunks=None),
     Case("another optimizer", hooks=PlainSGD, chunks=None),
