@@ -163,7 +163,7 @@ class MNISTCLI(LightningCLI):
             raise UserError(f"{theirs.log_dir}: expected a new folder, got another run's; give another logger.version")
         begin_loggers(self.trainer.loggers)
         if self._own_logger:
-            if checkpoint and resumes_its_run(checkpoint.path):
+            if checkpoint and resumes_its_run(checkpoint.path, self.plain_config):
                 run = run_of(checkpoint.path)
                 self.config.ckpt_path = config_of(run).get("ckpt_path")  # a run's config.yaml says what it began with
             self.trainer.loggers = [run_logger(run, root, checkpoint, self.config.name), *self.trainer.loggers]

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ from mnist_lightning.training.callbacks import RunTimer
 LAST = Path("checkpoints", "last.ckpt")
 # What makes two runs the same experiment; the rest is where it runs, for how long, and what it keeps. The data is what
 # its hash says, wherever it is.
-EXPERIMENT = ("seed_everything", "model", "data")
+EXPERIMENT = ("seed_everything", "model", "ema_decay")
+OF_TRAINER: tuple[str, ...] = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "precision")
+OF_TRAINER += ("limit_train_batches", "overfit_batches")
 WHEREABOUTS = ("data_dir", "source", "mirrors", "sha256")
 
 
@@ -48,11 +51,9 @@ def new_run(root: Path, name: str | None = None) -> Path:
             ) from error
         return root / name
     for number in count(len(list(root.glob("version_*")))):
-        try:
+        with suppress(FileExistsError):
             (root / f"version_{number}").mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return root / f"version_{number}"
+            return root / f"version_{number}"
     raise AssertionError("the numbers do not end")
 
 
@@ -88,8 +89,8 @@ def last_checkpoint(root: Path, config: Mapping[str, Any], sha256: str) -> Path 
     found = []
     for path in root.glob(f"*/{LAST}"):
         theirs = config_of(run_of(path))
-        same_data = _data(theirs).get("sha256") == sha256
-        if _options(theirs) == _options(config) and (same_data or _asks_for(config, _data(theirs))):
+        same_data = _part(theirs, "data").get("sha256") == sha256
+        if _options(theirs) == _options(config) and (same_data or _asks_for(config, _part(theirs, "data"))):
             found.append((same_data, path.stat().st_mtime_ns, path))
     return max(found)[-1] if found else None
 
@@ -97,13 +98,13 @@ def last_checkpoint(root: Path, config: Mapping[str, Any], sha256: str) -> Path 
 def is_run_of(run: Path, config: Mapping[str, Any]) -> bool:
     """Tells whether a run is of the same experiment, by the same options, for as many epochs."""
     theirs = config_of(run)
-    same = _options(theirs) == _options(config) and _asks_for(config, _data(theirs))
-    return same and _epochs(theirs) == _epochs(config)
+    same = _options(theirs) == _options(config) and _asks_for(config, _part(theirs, "data"))
+    return same and _of_trainer(theirs, "max_epochs") == _of_trainer(config, "max_epochs")
 
 
-def resumes_its_run(checkpoint: Path) -> bool:
-    """Tells whether training from a checkpoint continues its run's curves: from the newest state of a run's folder."""
-    return checkpoint.name == LAST.name and (run_of(checkpoint) / "config.yaml").is_file()
+def resumes_its_run(checkpoint: Path, config: Mapping[str, Any]) -> bool:
+    """Tells whether training from a checkpoint continues its run: from the newest state, with the run's own options."""
+    return checkpoint.name == LAST.name and _options(config_of(run_of(checkpoint))) == _options(config)
 
 
 def config_of(run: Path) -> Mapping[str, Any]:
@@ -115,25 +116,25 @@ def config_of(run: Path) -> Mapping[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _data(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    data = config.get("data")
-    return data if isinstance(data, dict) else {}
+def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = config.get(name)
+    return part if isinstance(part, dict) else {}
 
 
 def _options(config: Mapping[str, Any]) -> list[Any]:
     """What an experiment is, but for its data."""
-    data = {name: value for name, value in _data(config).items() if name not in WHEREABOUTS}
-    return [*(config.get(key) for key in EXPERIMENT[:-1]), data]
+    data = {name: value for name, value in _part(config, "data").items() if name not in WHEREABOUTS}
+    return [*map(config.get, EXPERIMENT), *_of_trainer(config, *OF_TRAINER), data]
 
 
 def _asks_for(config: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
     """Tells whether options are those that gave a run its data, whose source its record has found out."""
-    asked = _data(config)
+    asked = _part(config, "data")
     return asked.get("data_dir") == data.get("data_dir") and asked.get("source") in ("auto", data.get("source"))
 
 
-def _epochs(config: Mapping[str, Any]) -> Any:
-    return config.get("trainer", {}).get("max_epochs")
+def _of_trainer(config: Mapping[str, Any], *names: str) -> list[Any]:
+    return [_part(config, "trainer").get(name) for name in names]
 
 
 def progress(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:

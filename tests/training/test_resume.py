@@ -210,6 +210,27 @@ def test_options_that_the_checkpoint_would_undo_are_refused(dataset, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@ignoring_that_the_run_was_begun
+@pytest.mark.parametrize(
+    "option", ["--data.batch_size=32", "--model.dropout=0.1", "--trainer.gradient_clip_val=0.1", "--ema_decay=0.9"]
+)
+def test_a_state_that_is_resumed_with_other_options_begins_a_run_that_can_be_repeated_too(
+    dataset, tmp_path, monkeypatch, option
+):
+    monkeypatch.chdir(tmp_path)
+    first, second, third = (tmp_path / "lightning_logs" / f"version_{number}" for number in range(3))
+    options = (f"--data.data_dir={dataset}", *OPTIONS)
+    MNISTCLI([*options, "--max_epochs=1"]).fit()
+    before = [(first / name).read_bytes() for name in (LAST, "config.yaml")]
+    MNISTCLI([*options, option, "--max_epochs=2", f"--ckpt_path={first / LAST}"]).fit()
+    assert [(first / name).read_bytes() for name in (LAST, "config.yaml")] == before
+    MNISTCLI([f"--config={second / 'config.yaml'}"]).fit()
+    assert equal(state(second)["state_dict"], state(third)["state_dict"])
+    MNISTCLI([f"--config={second / 'config.yaml'}", f"--ckpt_path={second / LAST}", "--max_epochs=3"]).fit()
+    assert [path.name for path in sorted(first.parent.iterdir())] == [run.name for run in (first, second, third)]
+    assert state(second)["epoch"] == 2
+
+
 class Watches(L.Callback):
     """Looks after each chunk which step the newest state of a run is of."""
 
