@@ -19,7 +19,7 @@ from mnist_lightning.console.messages import is_lightnings
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
 from mnist_lightning.model.schedule import epochs, total_steps
-from mnist_lightning.training.run_folder import RunRecord
+from mnist_lightning.training.run_folder import LAST, RunRecord
 
 # Parts that a checkpoint needs to be resumed from, and their types
 RESUMABLE = {
@@ -112,7 +112,7 @@ class CheckedStates(L.Callback):
 
     Raises:
         RuntimeError: The optimizer's would be written to beyond their end.
-        UserError: The run and its schedule do not fit.
+        UserError: The run and its schedule do not fit, or it is no longer than what it is resumed from.
     """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -128,12 +128,28 @@ class CheckedStates(L.Callback):
                 steps = loop["epoch_loop.manual_optimization.optim_step_progress"]["total"]["completed"]
                 total.update(ready=steps, completed=steps)
                 loop["epoch_loop.state_dict"]["_batches_that_stepped"] = steps - 1
+            _check_length(checkpoint, trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for optimizer in trainer.optimizers:
             _check_fused(optimizer)
         for config in trainer.lr_scheduler_configs:
             _check_schedule(config.scheduler, trainer)
+
+
+def _check_length(checkpoint: Mapping[str, Any], trainer: L.Trainer) -> None:
+    """Refuses a run with nothing left to train, but for one that ended, which may be asked for again in its folder."""
+    ended = Path(trainer.log_dir or "", LAST).is_file()
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    for name, limit, done in (
+        ("max_epochs", trainer.max_epochs or -1, epochs),
+        ("trainer.max_steps", trainer.max_steps, checkpoint["global_step"]),
+    ):
+        if 0 <= limit < done or (limit == done and not ended):
+            raise UserError(
+                f"expected --{name} to be more than the {done} that the checkpoint has behind it, got {limit}; raise "
+                "it, or use scripts/test.py to test the checkpoint"
+            )
 
 
 def _check_fused(optimizer: Optimizer) -> None:

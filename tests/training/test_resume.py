@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import sys
 import time
@@ -208,6 +209,29 @@ def test_options_that_the_checkpoint_would_undo_are_refused(dataset, tmp_path):
     result = run_script("train.py", *options, "--model.lr=0.01", f"--ckpt_path={checkpoint}", cwd=tmp_path)
     refused(result, "expected --model.lr 0.001, which its optimizer resumes with, got 0.01")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "said"),
+    [
+        (["--max_epochs=1"], "last.ckpt", "--max_epochs to be more than the 2 .* got 1; raise it, or use scripts/test"),
+        (["--trainer.max_steps=69"], "last.ckpt", "--trainer.max_steps to be more than the 70 .* got 69; raise it"),
+        (["--max_epochs=2"], "best.ckpt", "--max_epochs to be more than the 2 .* got 2; raise it"),
+    ],
+)
+def test_a_run_with_nothing_left_to_train_is_refused_and_leaves_no_folder(
+    dataset, tmp_path, monkeypatch, options, name, said
+):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "lightning_logs" / "version_0"
+    given = (f"--data.data_dir={dataset}", *OPTIONS)
+    MNISTCLI([*given, "--max_epochs=2"]).fit()
+    shutil.copy(run / LAST, run / LAST.replace("last", "best"))  # the second epoch may not have been the best
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=said):
+        MNISTCLI([*given, "--max_epochs=2", *options, f"--ckpt_path={run / 'checkpoints' / name}"]).fit()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert list(run.parent.iterdir()) == [run]
 
 
 @ignoring_that_the_run_was_begun
