@@ -8,7 +8,6 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, ProgressBar, Timer
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from tqdm import tqdm
 
@@ -91,10 +90,6 @@ class MovingAverage(EMAWeightAveraging):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._remove_hook()
         super().on_train_end(trainer, pl_module)
-
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        if trainer.state.fn == TrainerFn.FITTING:  # a test is of the average, where the base class loads the weights
-            super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
 
 class Answers(L.Callback):

@@ -118,7 +118,7 @@ class MNISTCLI(LightningCLI):
         with trainer_errors():
             steps = StepsPerExecution(self.config_init.steps_per_execution)
             trainer = super().instantiate_trainer(
-                callbacks=[steps, *_as_list(config.callbacks), *self._callbacks(config)],
+                callbacks=[steps, CheckedStates(), *_as_list(config.callbacks), *self._callbacks(config)],
                 plugins=[*_as_list(config.plugins), AtomicCheckpointIO()],
                 **kwargs,
             )
@@ -136,7 +136,6 @@ class MNISTCLI(LightningCLI):
         return [
             *([MovingAverage(decay)] if (decay := self.config_init.ema_decay) is not None else []),
             *([EarlyStopping("val/loss", delta, patience)] if patience is not None else []),
-            CheckedStates(),
             RunHeader(),
             RunTimer(config.max_time),
             *([plots] if plots.every_n_epochs else []),

@@ -121,7 +121,10 @@ class CheckedStates(L.Callback):
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Counts the steps of a run from before 0.2, which called its optimizer by hand, where they are counted now."""
-        if trainer.state.fn == TrainerFn.FITTING:
+        if trainer.state.fn != TrainerFn.FITTING:
+            if "current_model_state" in checkpoint:  # WeightAveraging's, which would test these, not the average
+                checkpoint["current_model_state"] = checkpoint["state_dict"]
+        else:
             loop = checkpoint["loops"]["fit_loop"]
             total = loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]
             if total["completed"] == 0:

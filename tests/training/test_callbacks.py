@@ -60,6 +60,25 @@ def test_the_moving_average_is_of_each_optimizer_step_and_is_what_is_saved_and_t
     assert results["accuracy"].item() == pytest.approx(right.mean())
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--ema_decay=0.99"],
+        ["--trainer.callbacks=EMAWeightAveraging", "--trainer.callbacks.decay=0.99"],
+        ["--trainer.callbacks=WeightAveraging"],
+        ["--trainer.callbacks=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01"],
+    ],
+    ids=" ".join,
+)
+def test_what_a_run_tests_of_its_average_is_what_its_best_checkpoint_answers(dataset, tmp_path, options):
+    cli = command_line(dataset, tmp_path, *options, "--max_epochs=3")
+    cli.fit()
+    tested = cli.test()
+    chosen = load_classifier(cli.chosen_checkpoint)
+    again = evaluate(quiet_trainer(), chosen, MNISTDataModule(str(dataset)))
+    assert tested["loss"] == again["loss"]
+
+
 def test_a_moving_average_is_resumed_bit_for_bit(dataset, tmp_path):
     options = ("--ema_decay=0.9", "--data.batch_size=16", "--model.dropout=0.2", "--max_epochs=2")
     whole = command_line(dataset, tmp_path / "whole", *options)
