@@ -28,7 +28,7 @@ from mnist_lightning.model.nets import sizes
 from mnist_lightning.training.callbacks import Answers, MovingAverage, RunHeader, RunTimer, StepProgressBar
 from mnist_lightning.training.checkpointing import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, Stopped
 from mnist_lightning.training.chunks import StepsPerExecution
-from mnist_lightning.training.options import add_run_options
+from mnist_lightning.training.options import add_run_options, check_flags
 from mnist_lightning.training.resuming import RESUMABLE, CheckedStates, check_resumable, one_line_until_it_trains
 from mnist_lightning.training.run_folder import (
     LAST,
@@ -99,14 +99,7 @@ class MNISTCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init.trainer
-        if config.limit_test_batches is not None:
-            raise UserError("expected no --trainer.limit_test_batches: the report is of the whole test set")
-        if config.max_epochs == 0:
-            raise UserError("expected --max_epochs to be at least 1, got 0; use scripts/test.py to test a checkpoint")
-        if config.precision == "16-true":
-            raise UserError(
-                "expected --trainer.precision to be one that trains, got 16-true; 16-mixed and bf16-true do"
-            )
+        check_flags(config)
         first, *_ = [*_as_list(config.logger), None]
         # Each run has a folder, with a TensorBoardLogger that fit makes when it knows it; other loggers come beside.
         off = first is False or config.fast_dev_run or config.barebones

@@ -1,10 +1,33 @@
-"""The options of a run besides those of the model, the data and Lightning's Trainer."""
+"""The options of a run besides the model's, the data's and the Trainer's; and which of the Trainer's cannot be."""
 
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 from mnist_lightning.console.parser import HelpAll, Parser
+from mnist_lightning.errors import UserError
 from mnist_lightning.training.checkpointing import LastCheckpoint
 from mnist_lightning.training.tensorboard import TensorBoardPlots
+
+TO_TEST = "above 0, got {}; use scripts/test.py to test a checkpoint"
+TO_VALIDATE = "above 0, got {}; --trainer.limit_val_batches 0 turns validation off"
+# Flags of the Trainer, what they cannot be, and what is expected instead
+REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("limit_test_batches", lambda value: value is not None, "unset, got {}: the report is of the whole test set"),
+    ("max_epochs", lambda value: value == 0, TO_TEST),
+    ("max_steps", lambda value: value == 0, TO_TEST),
+    ("limit_train_batches", lambda value: value == 0, TO_TEST),
+    ("accumulate_grad_batches", lambda value: value < 1, "at least 1, got {}; leave it out to step with each batch"),
+    ("check_val_every_n_epoch", lambda value: value == 0, TO_VALIDATE),
+    ("val_check_interval", lambda value: value == 0, TO_VALIDATE),
+    ("precision", lambda value: value == "16-true", "one that trains, got {}; 16-mixed and bf16-true do"),
+)
+
+
+def check_flags(trainer: Mapping[str, Any]) -> None:
+    """Refuses what a Trainer takes, to divide by zero, to train nothing, or to lose the test."""
+    for name, refused, expected in REFUSED:
+        if refused(trainer[name]):
+            raise UserError(f"expected --trainer.{name} to be {expected.format(trainer[name])}")
 
 
 def add_run_options(parser: Parser) -> None:
