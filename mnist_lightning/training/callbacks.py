@@ -35,7 +35,7 @@ class RunHeader(L.Callback):
                 f"{len(data.test_set):,} to test\n"
                 f"model   {type(pl_module.net).__name__}, {parameters:,} parameters\n"
                 f"device  {pl_module.device}, {trainer.world_size} process{'es' * (trainer.world_size > 1)}{more}\n"
-                f"logs    {from_here(Path(log_dir)) if log_dir else 'nowhere'}\n"
+                f"logs    {from_here(Path(log_dir)) if log_dir and trainer.loggers else 'nowhere'}\n"
                 + "".join(f"steps   one at a time, as {reason}\n" for reason in reasons)
             )
 

@@ -150,9 +150,8 @@ class MNISTCLI(LightningCLI):
         root = Path(self.trainer.default_root_dir if self.config.trainer.default_root_dir else "", "lightning_logs")
         path = run / LAST if run and (run / LAST).is_file() else self.config.ckpt_path
         checkpoint = self._checkpoint(path, root)
-        theirs = self.trainer.logger
-        if isinstance(theirs, TensorBoardLogger) and not checkpoint and Path(theirs.log_dir, "config.yaml").is_file():
-            raise UserError(f"{theirs.log_dir}: expected a new folder, got another run's; give another logger.version")
+        if not checkpoint:
+            self._check_folder()
         begin_loggers(self.trainer.loggers)
         if self._own_logger:
             if checkpoint and resumes_its_run(checkpoint.path, self.plain_config):
@@ -171,6 +170,13 @@ class MNISTCLI(LightningCLI):
                 resume = command("train.py", *options, "--ckpt_path", stop.path)
                 print(f"\n{stop} at optimizer step {self.trainer.global_step:,}; to resume:\n  {resume}")
             raise SystemExit(128 + stop.signum) from None
+
+    def _check_folder(self) -> None:
+        """Refuses to write over another run, where the folder is the user's choice."""
+        saves = self.config_init.checkpoint in self.trainer.callbacks  # type: ignore[attr-defined]
+        if saves and not self._own_logger and Path(folder := self.trainer.log_dir or "", LAST).is_file():
+            other = "logger.version" if self.trainer.loggers else "default_root_dir"
+            raise UserError(f"{folder}: expected a new folder, got another run's; give another --trainer.{other}")
 
     @property
     def _configs(self) -> list[Path]:

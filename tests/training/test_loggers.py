@@ -107,3 +107,19 @@ def test_a_tensorboard_logger_of_ones_own_does_not_write_over_another_run(datase
     trained(dataset, *options, f"--ckpt_path={run / 'checkpoints/last.ckpt'}", epochs=2)
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 1
     assert not (here / "lightning_logs").exists()
+
+
+def test_without_a_logger_a_run_lies_in_the_trainers_root_and_not_over_another(dataset, here, capsys):
+    options = ("--trainer.logger=false", "--trainer.enable_progress_bar=true")
+    for root, more in ((here, ()), (here / "mine", ("--trainer.default_root_dir=mine",))):
+        trained(dataset, *options, *more, epochs=1)
+        assert "\nlogs    nowhere\n" in capsys.readouterr().out
+        assert {path.name for path in (root / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    before = {path: path.read_bytes() for path in here.rglob("*.*")}
+    with pytest.raises(UserError, match=r"another run's; give another --trainer.default_root_dir"):
+        trained(dataset, *options, epochs=1)
+    trained(dataset, *options, "--trainer.fast_dev_run=true")
+    assert {path: path.read_bytes() for path in here.rglob("*.*")} == before
+    trained(dataset, *options, "--ckpt_path=checkpoints/last.ckpt", epochs=2)
+    assert torch.load(here / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1
+    assert {path.name for path in here.iterdir()} == {"checkpoints", "mine"}
