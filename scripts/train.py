@@ -3,6 +3,7 @@
 from mnist_lightning.console.startup import importing
 
 with importing():
+    import logging
     import shlex
     import sys
     from contextlib import nullcontext, redirect_stderr
@@ -28,6 +29,7 @@ UNSETTLED = 10  # steps whose loss, a running mean, is not one yet: lr_find's su
 
 def find_lr(cli: MNISTCLI) -> None:
     """Searches for a learning rate in a hundred steps of training, which it takes back."""
+    logging.getLogger("lightning.pytorch.tuner").setLevel(logging.WARNING)  # the curve shows where it stopped
     with nullcontext() if sys.stderr.isatty() else redirect_stderr(StringIO()):  # where Lightning draws a bar
         finder = Tuner(cli.trainer).lr_find(cli.model, datamodule=cli.datamodule, min_lr=LOWEST, update_attr=False)
     rate = finder.suggestion() if finder else None

@@ -57,6 +57,16 @@ def test_training_says_what_it_does_and_what_to_do_next(run):
     assert "Tip:" not in out
 
 
+def test_what_lightning_is_asked_to_say_is_said(dataset, tmp_path):
+    options = ("--trainer.profiler=simple", "--trainer.enable_model_summary=true", "--max_epochs=1")
+    options += ("--trainer.callbacks=LearningRateFinder", "--trainer.callbacks.num_training_steps=9")
+    result = run_script("train.py", "--data.data_dir", dataset, *options, cwd=tmp_path)
+    assert result.returncode == 0
+    for words in ("FIT Profiler Report", "run_training_epoch", "| Name ", "101 K ", "Learning rate set to "):
+        assert words in result.stderr
+    assert "GPU available" not in result.stderr
+
+
 def test_find_lr_draws_the_curve_says_the_rate_and_leaves_nothing_else(dataset, tmp_path):
     options = ("--data.data_dir", dataset, "--model.hidden=[16]")
     out = ok(run_script("train.py", "--find_lr", *options, cwd=tmp_path))
