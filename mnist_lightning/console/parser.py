@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+import torch
 from jsonargparse import DefaultHelpFormatter, Namespace
-from jsonargparse.typing import restricted_number_type
+from jsonargparse.typing import register_type, restricted_number_type
 from lightning.pytorch.cli import LightningArgumentParser
 
 from mnist_lightning.console.hints import advice, class_meant, lacking
@@ -21,6 +22,7 @@ def _values(found: re.Match[str]) -> str:
 
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy's generator takes
+register_type(torch.device, deserializer_exceptions=RuntimeError)  # which a callback may have, to be written and read
 
 # jsonargparse's way of saying things -> ours: expected this, got that
 MESSAGES = (

@@ -1,10 +1,12 @@
 """The command line: options that cannot be are refused by their names, in a line, and leave nothing."""
 
 import json
+import warnings
 
 import pytest
 import torch
 from helpers import quiet_trainer
+from jsonargparse._util import JsonargparseWarning
 from lightning.pytorch.callbacks import Callback, LambdaCallback
 
 from mnist_lightning.checkpoints.read import load_classifier
@@ -172,6 +174,19 @@ def test_a_run_with_a_name_is_repeated_from_its_config_in_a_folder_of_its_own(da
     MNISTCLI([f"--data.data_dir={dataset}", "--accelerator=cpu", "--max_epochs=1", "--name=wide"]).fit()
     MNISTCLI(["--config=lightning_logs/wide/config.yaml"]).fit()
     assert sorted(path.name for path in (tmp_path / "lightning_logs").iterdir()) == ["version_0", "wide"]
+
+
+def test_a_run_with_a_callback_that_has_a_device_is_repeated_from_its_config(dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--max_epochs=2", "--trainer.callbacks=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01"]
+    with warnings.catch_warnings(action="error", category=JsonargparseWarning):
+        MNISTCLI([f"--data.data_dir={dataset}", "--accelerator=cpu", *options]).fit()
+        MNISTCLI(["--config=lightning_logs/version_0/config.yaml"]).fit()
+    first, second = (
+        torch.load(path, weights_only=True)["state_dict"]
+        for path in tmp_path.glob("lightning_logs/*/checkpoints/last.ckpt")
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_run_killed_between_its_last_state_and_its_last_record_is_finished_when_it_is_resumed(
