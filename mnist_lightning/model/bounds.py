@@ -1,15 +1,30 @@
 """What the options of a MNISTClassifier may be, beyond their types."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, get_args
 
 from mnist_lightning.data.augment import SIDE
 from mnist_lightning.errors import UserError
-from mnist_lightning.model.nets import LAYERS
+from mnist_lightning.model.metrics import LOSSES
+from mnist_lightning.model.nets import ACTIVATIONS, LAYERS, NETS
+from mnist_lightning.model.schedule import OptimizerName, ScheduleName
 
-# an option, what must hold of all options, and how an error says so
-BOUNDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("hidden", lambda o: len(o["hidden"]) <= LAYERS, f"at most {LAYERS} layers"),
+Bound = tuple[str, Callable[[Any], bool], str]  # an option, what must hold of all options, and how an error says so
+
+
+def _one_of(name: str, names: Collection[str]) -> Bound:
+    return name, lambda o: o[name] in names, f"one of {', '.join(names)}"
+
+
+BOUNDS: tuple[Bound, ...] = (
+    _one_of("net", NETS),
+    _one_of("activation", ACTIVATIONS),
+    _one_of("loss", LOSSES),
+    _one_of("optimizer", get_args(OptimizerName)),
+    _one_of("scheduler", get_args(ScheduleName)),
+    ("hidden", lambda o: not isinstance(o["hidden"], int), "a list such as [256,128]"),
+    ("channels", lambda o: not isinstance(o["channels"], int), "a list such as [32,64]"),
+    ("hidden", lambda o: len(o["hidden"] or ()) <= LAYERS, f"at most {LAYERS} layers"),
     ("ink_width", lambda o: 0 <= o["ink_width"] <= SIDE, f"from 0 to {SIDE}"),
     ("net", lambda o: o["net"] == "simple" or not o["permute_pixels"], "simple, for permuted pixels"),
     ("deslant", lambda o: not (o["deslant"] and o["permute_pixels"]), "false, for permuted pixels"),

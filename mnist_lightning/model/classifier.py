@@ -93,11 +93,11 @@ class MNISTClassifier(BaseClassifier):
         image_shape: Sequence[int] = IMAGE_SHAPE,
         permute_pixels: bool = False,
     ) -> None:
+        check_options(locals())
         super().__init__(loss, classes, image_shape)
         (hidden, channels), betas = sizes(net, hidden, channels), list(betas)
         classes, image_shape = self.classes, self.image_shape  # lists, as a checkpoint holds them
         self.save_hyperparameters(ignore="trace")
-        check_options(self.hparams)
         layers = {"hidden": hidden, "channels": channels, "activation": activation, "dropout": dropout}
         layers |= {"image_shape": image_shape, "classes": len(classes)}
         self.net = build(net, deslant, ink_width, permute_pixels, **layers, input_dropout=input_dropout or None)

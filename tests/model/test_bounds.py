@@ -21,6 +21,13 @@ REFUSED = [
     ({"permute_pixels": True, "deslant": True}, "deslant to be false, for permuted pixels"),
     ({"permute_pixels": True, "ink_width": 4.0}, r"ink_width to be 0, for permuted pixels, got 4\.0"),
     ({"hidden": [1] * 301}, "hidden to be at most 300 layers"),
+    ({"hidden": 256}, r"hidden to be a list such as \[256,128\], got 256"),
+    ({"net": "convnet", "channels": 8}, r"channels to be a list such as \[32,64\], got 8"),
+    ({"net": "resnet"}, "net to be one of simple, lenet5, convnet, small, got resnet"),
+    ({"activation": "swish"}, "activation to be one of relu, sigmoid, tanh, gelu, got swish"),
+    ({"loss": "hinge"}, "loss to be one of cross_entropy, mse, got hinge"),
+    ({"optimizer": "rmsprop"}, "optimizer to be one of adam, adamw, sgd, got rmsprop"),
+    ({"scheduler": "warm"}, "scheduler to be one of step, plateau, cosine, onecycle, none, got warm"),
 ]
 
 
