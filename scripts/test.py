@@ -1,5 +1,6 @@
 """Tests a checkpoint, or an ensemble of several, on the test set of their data, or on other data that is asked for."""
 
+import os
 from pathlib import Path
 
 from mnist_lightning.console.startup import importing
@@ -47,6 +48,7 @@ def main() -> None:
             accelerator=args.accelerator,
             devices=1,
             logger=False,
+            default_root_dir=os.devnull,  # where Lightning would look for a requeued SLURM job, to test that
             enable_model_summary=False,
             callbacks=[StepProgressBar()],
         )

@@ -78,6 +78,14 @@ def test_a_run_of_the_sample_is_tested_on_it_from_anywhere_and_on_other_files_to
     assert not dataset.with_name(f"{dataset.name}-sample").exists()
 
 
+def test_the_state_of_a_requeued_job_is_not_what_is_tested(checkpoint, tmp_path, monkeypatch):
+    for name in ("NTASKS", "NTASKS_PER_NODE", "JOB_ID", "PROCID", "LOCALID", "NODEID"):
+        monkeypatch.setenv(f"SLURM_{name}", "0" if name.endswith("ID") else "1")
+    monkeypatch.setenv("SLURM_JOB_NAME", "digits")
+    (tmp_path / "hpc_ckpt_1.ckpt").write_text("which Lightning would load by itself")
+    assert "test accuracy" in ok(run_script("test.py", checkpoint, "--output", "out", cwd=tmp_path))
+
+
 def test_bad_checkpoints_end_in_a_line(checkpoint, tmp_path):
     (tmp_path / "half.ckpt").write_bytes(checkpoint.read_bytes()[: checkpoint.stat().st_size // 2])
     contents = torch.load(checkpoint, weights_only=True)
