@@ -93,6 +93,7 @@ class LastCheckpoint(callbacks.Checkpoint):
         if every_n_steps < 0 or every_n_minutes < 0:
             raise UserError("expected --checkpoint.every_n_steps and every_n_minutes to be at least 0; 0 switches off")
         self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
+        self.path = Path()  # none before a fit
         self._signum = self._stopped_by = 0
         self._cut_short = self._postponed = False
         self._terminals: list[int] = []

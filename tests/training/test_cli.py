@@ -169,6 +169,12 @@ def test_a_mistake_of_a_users_callback_keeps_its_traceback(dataset, tmp_path, mo
     assert not isinstance(error.value, UserError)
 
 
+def test_what_was_not_trained_can_be_tested_too(dataset):
+    tested = MNISTCLI([f"--data.data_dir={dataset}", "--accelerator=cpu"]).test()
+    assert tested["confusion_matrix"].sum() == 100
+    assert tested["accuracy"] < 0.5
+
+
 def test_a_run_with_a_name_is_repeated_from_its_config_in_a_folder_of_its_own(dataset, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     MNISTCLI([f"--data.data_dir={dataset}", "--accelerator=cpu", "--max_epochs=1", "--name=wide"]).fit()
