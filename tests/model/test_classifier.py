@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from helpers import fit, quiet_trainer, same_weights, scalars
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.data import DataLoader, TensorDataset
 
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.model.classifier import MNISTClassifier
@@ -218,6 +219,17 @@ def test_the_validation_that_lightning_tries_first_is_no_point_of_the_curves(dat
 def test_precision_is_the_trainers_business(dataset, precision):
     module = fit(dataset, trainer={"precision": precision, "max_epochs": 3})
     assert module.trainer.callback_metrics["train/accuracy"] > 0.5
+
+
+def test_it_learns_from_dataloaders_of_ones_own(dataset):
+    data = MNISTDataModule(str(dataset))
+    data.setup("fit")
+    images, labels = data.train_set[torch.arange(len(data.train_set))]
+    loader = DataLoader(TensorDataset(images.unsqueeze(1) / 255, labels), 64, shuffle=True)
+    module, trainer = MNISTClassifier(), quiet_trainer(max_epochs=3)
+    trainer.fit(module, loader, loader)
+    assert trainer.callback_metrics["val/accuracy"] > 0.9
+    assert module.predict(images[:100].numpy())[0].tolist() == module(images[:100, None] / 255).argmax(1).tolist()
 
 
 def squared_error(logits, labels):
