@@ -5,6 +5,7 @@ points in the log at the same steps.
 """
 
 import csv
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -273,6 +274,52 @@ class SameSteps(L.Callback):
         self._note(trainer, "end")
 
 
+class Near(float):
+    """A mean, that may have been summed in another order."""
+
+    __hash__ = None
+
+    def __eq__(self, other):
+        return math.isclose(self, other, rel_tol=1e-5)
+
+
+class ReadsMetrics(L.Callback):
+    """What a callback finds in ``trainer.callback_metrics``, in each hook of a run's epochs."""
+
+    def __init__(self):
+        self.seen = []
+
+    def _note(self, hook, trainer):
+        found = trainer.callback_metrics
+        metrics = {name: Near(found[name]) for name in ("train/loss", "val/loss", "val/accuracy") if name in found}
+        self.seen.append((hook, trainer.current_epoch, metrics))
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self._note("train start", trainer)
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        self._note("validation epoch", trainer)
+
+    def on_validation_end(self, trainer, pl_module):
+        self._note("validation", trainer)
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self._note("train", trainer)
+
+    def on_train_end(self, trainer, pl_module):
+        self._note("end", trainer)
+
+
+class ReadsOutputs(L.Callback):
+    """What a callback is given of each batch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen.append((batch_idx, trainer.global_step, outputs["loss"].item(), batch[1].tolist()))
+
+
 class GradientHooks:
     """Every hook of a module about gradients; the loss and the gradients that it sees."""
 
@@ -335,6 +382,14 @@ class SkipsAfterFour:
 
     def on_train_batch_start(self, batch, batch_idx):
         return -1 if batch_idx == 4 else None
+
+
+class Backbone:
+    """A net whose first layers have the name that BackboneFinetuning looks for."""
+
+    @property
+    def backbone(self):
+        return self.net[:2]
 
 
 class Accuracies:
@@ -489,6 +544,12 @@ FLAGS = [
     Case("num_sanity_val_steps", options(num_sanity_val_steps=2), chunks=True),
     Case("inference_mode", options(inference_mode=False), chunks=True),
     Case("use_distributed_sampler", options(use_distributed_sampler=False), chunks=True),
+    Case(
+        "several loggers",
+        lambda path: {"logger": [Points(), CSVLogger(path), Points()]},
+        lambda run: run.trainer.loggers[0].points == run.trainer.loggers[2].points,
+        chunks=True,
+    ),
     Case("summary", options(enable_model_summary=True), chunks=True),
 ]
 
@@ -570,6 +631,8 @@ CALLBACKS = [
         Case(f"LambdaCallback {name}", with_callbacks(recorder(C.LambdaCallback, [name])), calls)
         for name in BATCH_HOOKS
     ),
+    Case("outputs", with_callbacks(ReadsOutputs), lambda run: callback_of(run, ReadsOutputs).seen),
+    Case("metrics", with_callbacks(ReadsMetrics), lambda run: callback_of(run, ReadsMetrics).seen, chunks=True),
     Case("hooks of epochs", with_callbacks(SameSteps), lambda run: callback_of(run, SameSteps).seen, chunks=True),
     *(
         Case(
@@ -631,11 +694,15 @@ CALLBACKS = [
         with_callbacks(lambda: C.LearningRateFinder(num_training_steps=16, max_lr=0.1)),
         lambda run: (run.module.hparams["lr"], callback_of(run, C.LearningRateFinder).optimal_lr.results),
     ),
-    Case(
-        "BackboneFinetuning",
-        with_callbacks(lambda: Unfreezes()),
-        lambda run: [each["lr"] for each in run.trainer.optimizers[0].param_groups],
-        chunks=True,
+    *(
+        Case(
+            type(make()).__name__,
+            with_callbacks(make, max_epochs=3),
+            lambda run: [each["lr"] for each in run.trainer.optimizers[0].param_groups],
+            chunks=True,
+            hooks=Backbone,
+        )
+        for make in (lambda: Unfreezes(), lambda: C.BackboneFinetuning(1, verbose=False))
     ),
 ]
 
