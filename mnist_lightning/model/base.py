@@ -22,6 +22,16 @@ from mnist_lightning.model.metrics import Loss, LossName, accuracy, report_metri
 BATCH = 1000  # images at a time, to predict
 
 
+class EpochEnd(L.Callback):
+    """Has an epoch's metrics before other callbacks look for them: Lightning calls the module's own hooks last."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        pl_module.end_train_epoch()
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        pl_module.end_validation_epoch()
+
+
 class BaseClassifier(L.LightningModule):
     """A module whose ``forward`` maps float images (batch, C, H, W) to logits (batch, classes), and that measures it.
 
@@ -51,6 +61,9 @@ class BaseClassifier(L.LightningModule):
         self.history: dict[str, list[tuple[int, float]]] = {}  # points (epoch, value) of each metric
 
     def setup(self, stage: str) -> None:
+        callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # set, but not declared
+        if not any(isinstance(each, EpochEnd) for each in callbacks):
+            callbacks.insert(0, EpochEnd())
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set, but not declared
         if isinstance(data, MNISTDataModule):
             check_images(data.test_set.tensors[0].numpy(), str(data.folder), self.image_shape)
@@ -103,7 +116,7 @@ class BaseClassifier(L.LightningModule):
             self.train_metrics["accuracy"].update(torch.cat(logits), labels.flatten())
         return mean
 
-    def on_train_epoch_end(self) -> None:
+    def end_train_epoch(self) -> None:
         if self._counted(self.train_metrics):
             self._end_epoch(self.train_metrics, before=1)
 
@@ -125,7 +138,7 @@ class BaseClassifier(L.LightningModule):
             self.val_metrics.update(logits, labels)
             self.val_confusion_matrix.update(logits, labels)
 
-    def on_validation_epoch_end(self) -> None:
+    def end_validation_epoch(self) -> None:
         if self.trainer.sanity_checking:  # of a net that has not been trained, on a batch or two
             self.val_metrics.reset()
         elif self._counted(self.val_metrics):

@@ -94,7 +94,7 @@ class YardstickData(L.LightningDataModule):
 
     def setup(self, stage):
         ours = MNISTDataModule(self.hparams["data_dir"])
-        ours.setup(stage)
+        ours.setup("fit")
         self.train_set, self.val_set = (
             TensorDataset(images.unsqueeze(1).float() / 255, labels)
             for images, labels in (part[torch.arange(len(part))] for part in (ours.train_set, ours.val_set))
@@ -696,13 +696,16 @@ CALLBACKS = [
     ),
     *(
         Case(
-            type(make()).__name__,
+            name,
             with_callbacks(make, max_epochs=3),
             lambda run: [each["lr"] for each in run.trainer.optimizers[0].param_groups],
             chunks=True,
             hooks=Backbone,
         )
-        for make in (lambda: Unfreezes(), lambda: C.BackboneFinetuning(1, verbose=False))
+        for name, make in (
+            ("BaseFinetuning", lambda: Unfreezes()),
+            ("BackboneFinetuning", lambda: C.BackboneFinetuning(1, verbose=False)),
+        )
     ),
 ]
 
