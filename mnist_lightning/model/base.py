@@ -23,13 +23,13 @@ BATCH = 1000  # images at a time, to predict
 
 
 class EpochEnd(L.Callback):
-    """Has an epoch's metrics before other callbacks look for them: Lightning calls the module's own hooks last."""
+    """Calls the module's hooks first, which Lightning calls last: other callbacks look for its metrics in theirs."""
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        pl_module.end_train_epoch()
+        BaseClassifier.on_train_epoch_end(pl_module)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        pl_module.end_validation_epoch()
+        BaseClassifier.on_validation_epoch_end(pl_module)
 
 
 class BaseClassifier(L.LightningModule):
@@ -116,7 +116,7 @@ class BaseClassifier(L.LightningModule):
             self.train_metrics["accuracy"].update(torch.cat(logits), labels.flatten())
         return mean
 
-    def end_train_epoch(self) -> None:
+    def on_train_epoch_end(self) -> None:
         if self._counted(self.train_metrics):
             self._end_epoch(self.train_metrics, before=1)
 
@@ -138,7 +138,7 @@ class BaseClassifier(L.LightningModule):
             self.val_metrics.update(logits, labels)
             self.val_confusion_matrix.update(logits, labels)
 
-    def end_validation_epoch(self) -> None:
+    def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking:  # of a net that has not been trained, on a batch or two
             self.val_metrics.reset()
         elif self._counted(self.val_metrics):

@@ -59,10 +59,10 @@ def test_training_says_what_it_does_and_what_to_do_next(run):
 
 def test_what_lightning_is_asked_to_say_is_said(dataset, tmp_path):
     options = ("--trainer.profiler=simple", "--trainer.enable_model_summary=true", "--max_epochs=1")
-    options += ("--trainer.callbacks=LearningRateFinder", "--trainer.callbacks.num_training_steps=9")
+    options += ("--trainer.callbacks=BatchSizeFinder", "--trainer.callbacks.max_trials=1")
     result = run_script("train.py", "--data.data_dir", dataset, *options, cwd=tmp_path)
     assert result.returncode == 0
-    for words in ("FIT Profiler Report", "run_training_epoch", "101 K ", "Learning rate set to "):
+    for words in ("FIT Profiler Report", "run_training_epoch", "101 K ", "full run using batch size 2"):
         assert words in result.stderr + result.stdout  # where rich is installed, it prints the summary
     assert "GPU available" not in result.stderr
 
