@@ -485,7 +485,7 @@ def calls(run):
     return callback_of(run, C.LambdaCallback).calls
 
 
-def tested(run):
+def all_logged(run):
     """The names of all that was logged, in a test too."""
     names = set(run.trainer.callback_metrics)
     run.trainer.test(run.module, DataLoader(TensorDataset(torch.zeros(2, 1, 28, 28), torch.tensor([0, 1]))))
@@ -802,7 +802,7 @@ MODULES = [
     Case("batch hooks, limited", options(limit_train_batches=3), seen, hooks=BatchHooks),
     Case("on_train_batch_start ends an epoch", hooks=SkipsAfterFour),
     Case("training_step", hooks=Accuracies, facts=lambda run: set(run.trainer.callback_metrics)),
-    Case("steps of its own", hooks=OwnSteps, facts=tested),
+    Case("steps of its own", hooks=OwnSteps, facts=all_logged),
     Case("estimated_stepping_batches", options(log_every_n_steps=2), hooks=OneCycle, chunks=None),
     Case("a schedule's frequency", hooks=EveryThirdStep, chunks=None),
     Case("another optimizer", hooks=PlainSGD, chunks=None),
