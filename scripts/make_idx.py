@@ -10,6 +10,7 @@ with importing():
 
     from mnist_lightning.console.messages import one_line_errors
     from mnist_lightning.console.parser import Parser
+    from mnist_lightning.errors import UserError
     from mnist_lightning.handwriting.folders import make_idx
 
 
@@ -29,6 +30,8 @@ def main() -> None:
     parser.add_argument("--test_size", type=float, default=0.2, help="Share of each class that is held out to test on.")
     args = parser.parse_args()
     sides = args.size if isinstance(args.size, list) else [args.size, args.size]
+    if len(sides) != 2:
+        raise UserError(f"expected one --size or two, such as 64 or [48,64], got {sides}")
     shape = [*sides, 3] if args.colour else sides
     made = make_idx(
         args.folder,

@@ -43,6 +43,8 @@ def main() -> None:
 
 
 def show_text(answers: Sequence[Answer]) -> None:
+    if all(answer.error for answer in answers):
+        return
     width = max(len(answer.file) for answer in answers)
     names = [name for answer in answers for name in (answer.digit, answer.runner_up) if name is not None]
     title, wide = "digit" if set(names) <= set(DIGITS) else "class", max(map(len, ["class", *names]))

@@ -157,7 +157,8 @@ def table(runs: Sequence[Run], wide: int | None = None) -> str:
         return aligned(columns)
     folder = os.path.commonpath([run.folder.parent for run in runs])
     columns["run"] = ["run", *(os.path.relpath(run.folder, folder) for run in runs)]
-    return f"{_fitted(columns, names, wide)}\n\n{'runs are in ' * bool(folder)}{folder}{'; ' * bool(folder)}--csv and --json have all of it"
+    where = f"runs are in {folder}; " if folder else ""
+    return f"{_fitted(columns, names, wide)}\n\n{where}--csv and --json have all of it"
 
 
 def _fitted(columns: Mapping[str, Sequence[str]], names: Sequence[str], wide: int) -> str:

@@ -60,7 +60,9 @@ class Sweep(NamedTuple):
         """
         ranges = [name for name, values in self.space.items() if isinstance(values, dict)]
         if not self.space:
-            raise UserError("expected an option with several values, such as --model.lr [1e-3,1e-2], got none")
+            lists = [f"; --{name} {value} is one value" for name, value in self.options.items() if name in LISTS]
+            example = "--model.lr [1e-3,1e-2] or --model.hidden [[64],[128,64]]"
+            raise UserError(f"expected an option with several values, such as {example}, got none{''.join(lists)}")
         if self.method == "grid" and ranges:
             raise UserError(f"expected --method random or search for the range of --{ranges[0]}, got grid")
         if (self.method == "grid") != (self.trials == 0) or self.trials < 0:
