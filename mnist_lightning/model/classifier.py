@@ -42,7 +42,7 @@ class MNISTClassifier(BaseClassifier):
         dropout: Probability of zeroing each hidden output while training (0.2 to 0.5 regularizes).
         input_dropout: The same for each pixel, for simple.
         deslant: Stands each digit upright before the net sees it, by a shear.
-        ink_width: Standard deviation of a digit's ink across, in pixels, that it is stretched to first; 0 does not.
+        ink_width: Standard deviation of the ink across, in pixels, that digits are stretched to; 0 does not.
         loss: What training lowers: cross_entropy, or mse, the squared error of the probabilities.
         label_smoothing: Share of each label that cross-entropy spreads over all classes while training.
         optimizer: adam, adamw (whose weight decay is not scaled with the gradient) or sgd.

@@ -13,7 +13,7 @@ from mnist_lightning.data import download
 
 @pytest.mark.slow
 def test_every_rival_trains_and_every_figure_is_in_the_json(dataset, tmp_path):
-    options = ("--data_dir", dataset, "--repeats", 2, "--json", "figures.json")
+    options = ("--data_dir", dataset, "--repeats", 1, "--json", "figures.json")
     result = run_script("benchmark/run.py", *options, cwd=tmp_path, timeout=600)
     assert result.returncode == 0, result.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
@@ -21,7 +21,7 @@ def test_every_rival_trains_and_every_figure_is_in_the_json(dataset, tmp_path):
     expected = ("floor", "guide's loop", "usual Lightning", "ours, no plots", "execution 1 ", "execution 9", "8 times")
     assert [name for name in expected if name not in names] == []
     for name, runs in figures["epochs"].items():
-        assert len(runs) == 2
+        assert len(runs) == 1  # the one before it warmed up
         for run in runs:
             assert run["seconds"] > 0
             assert run["accuracy"] > 0.6, name  # ten classes: a net that was not trained is right once in ten
