@@ -67,6 +67,9 @@ def write(folder: Path, results: Mapping[str, Any], sweep: Sweep) -> Path:
     best = compared[0] if compared else None
     charts = {
         "options": [option_chart(name, sweep.space[name], compared) for name in sweep.space] if best else [],
+        "grid": grid_chart(sweep.space, compared)
+        if best and sweep.method == "grid" and len(sweep.space) == 2
+        else None,
         "spread": spread_chart(compared[:ROWS]) if best and len(best["runs"]) > 1 else None,
         "importance": bar_chart(results["importance"]) if results["importance"] else None,
         "curves": curve_chart(folder, [row for row in rows if row["runs"]]),
@@ -126,6 +129,29 @@ def option_chart(name: str, values: Any, rows: Sequence[Row]) -> dict[str, Any]:
         lowest: dict[Any, Any] = {dot["x"]: dot["y"] for dot in dots}
         lines = [{"points": " ".join(f"{x},{lowest[x]}" for x in sorted(lowest))}]
     return chart(wide, high, x_ticks, up, short([name])[0], dots=dots, lines=lines)
+
+
+def grid_chart(space: Mapping[str, Sequence[Any]], rows: Sequence[Row]) -> dict[str, Any]:
+    """A cell for each point of two options, one across and one down: the lower its error, the stronger its colour."""
+    wide, high, (across, down) = 340, 240, space
+    left, top = 14 + LETTER * max(map(len, [short([down])[0], *map(text, space[down])])), TOP + 8
+    side, tall = (wide - RIGHT - left) / len(space[across]), (high - BOTTOM - top) / len(space[down])
+    worst, places = rows[-1]["error"], {name: [text(value) for value in space[name]] for name in space}
+    labels = [{"x": left - 8, "y": 8, "text": short([down])[0]}]
+    labels += [{"x": left - 8, "y": top + tall * (n + 0.5), "text": name} for n, name in enumerate(places[down])]
+    cells = [
+        {
+            "x": round(left + side * places[across].index(text(row["options"][across])), 1),
+            "y": round(top + tall * places[down].index(text(row["options"][down])), 1),
+            "text": f"{row['error']:.2f}" if side > 5 * LETTER else "",
+            "dark": round(0.08 + 0.92 * (worst - row["error"]) / (worst - rows[0]["error"] or 1), 2),
+            "title": title(row),
+        }
+        for row in rows
+    ]
+    x_ticks = [(left + side * (n + 0.5), name) for n, name in enumerate(places[across])]
+    sizes = {"side": round(side, 1), "tall": round(tall, 1)}
+    return chart(wide, high, x_ticks, None, short([across])[0], labels=labels, cells=cells, **sizes)
 
 
 def spread_chart(rows: Sequence[Row]) -> dict[str, Any]:

@@ -127,6 +127,7 @@ def test_from_a_folder_of_pictures_to_answers_in_their_words(pictures, tmp_path)
     assert "broken.jpg" in result.stderr
     assert "written to data/colours: 32 images of 16x20 in colour to train on, 8 to test; 1 skipped" in result.stdout
     assert "class 10       8       2" in result.stdout
+    refused(run_script("make_idx.py", "pictures", "--output=data/x", "--size=[16]", cwd=tmp_path), "--size", "[16]")
     again = run_script("make_idx.py", "pictures", "--output=data/colours", cwd=tmp_path)
     refused(again, "data/colours: expected a new folder")
     options = ("--data.data_dir=data/colours", "--max_epochs=20", "--data.batch_size=8", "--accelerator=cpu")

@@ -112,6 +112,7 @@ def test_a_range_that_is_none_is_a_line(given):
     ("asked", "words"),
     [
         (sweep({}), "several values"),
+        (sweep({})._replace(options={"model.hidden": "[64,32]"}), r"--model.hidden \[64,32\] is one value"),
         (sweep({"model.lr": {"from": 1, "to": 2}}), "--method random or search"),
         (sweep({"model.lr": [1]}, method="search"), "--trials"),
         (sweep({"model.lr": [1]}, trials=3), "--trials"),

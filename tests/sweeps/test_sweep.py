@@ -21,7 +21,7 @@ import torch
 import yaml
 from helpers import ROOT, refused, run_script, write_dataset
 
-from mnist_lightning.sweeps import compare
+from mnist_lightning.sweeps import compare, page
 from mnist_lightning.sweeps import study as store
 from mnist_lightning.sweeps.study import Plan, Point
 from mnist_lightning.training.cli import MNISTCLI
@@ -129,11 +129,27 @@ def test_the_winners_command_trains_that_point(small, data):
 
 
 def test_the_page_shows_everything_and_needs_nothing_else(small):
-    page = (small[0] / "out/results.html").read_text()
-    assert re.findall(r"(?:https?:)?//[a-z]", page) == []
+    content = (small[0] / "out/results.html").read_text()
+    assert re.findall(r"(?:https?:)?//[a-z]", content) == []
     for heading in ("Each option against", "Spread over seeds", "Which option matters", "All curves", "All points"):
-        assert heading in page
-    assert page.count("<polyline") == 4 + 1  # a curve for each run, and what joins the learning rate's best
+        assert heading in content
+    assert content.count("<polyline") == 4 + 1  # a curve for each run, and what joins the learning rate's best
+
+
+def test_a_grid_of_two_options_has_a_cell_for_each_point_and_the_best_is_strongest():
+    space = {"model.lr": [0.1, 0.2], "model.hidden": [[8], [16], [32, 8]]}
+    points = [{"model.lr": lr, "model.hidden": hidden} for lr in space["model.lr"] for hidden in space["model.hidden"]]
+    rows = [
+        {"trial": number, "state": "complete", "options": options, "error": 1.0 + number, "error_std": None}
+        for number, options in enumerate(points[:5])  # the last one failed
+    ]
+    drawn = page.grid_chart(space, rows)
+    assert [cell["text"] for cell in drawn["cells"]] == ["1.00", "2.00", "3.00", "4.00", "5.00"]
+    assert [cell["dark"] for cell in drawn["cells"]] == sorted({cell["dark"] for cell in drawn["cells"]}, reverse=True)
+    assert len({cell["x"] for cell in drawn["cells"]}) == 2
+    assert len({cell["y"] for cell in drawn["cells"]}) == 3
+    assert [label["text"] for label in drawn["labels"]] == ["hidden", "[8]", "[16]", "[32,8]"]
+    assert [name for _, name in drawn["x_ticks"]] == ["0.1", "0.2"]
 
 
 def test_a_second_call_trains_nothing_and_the_winner_is_tested_once_if_asked(small, data, tmp_path):
