@@ -14,7 +14,7 @@ with importing():
     from mnist_lightning.console.messages import one_line_errors
     from mnist_lightning.console.parser import Parser
     from mnist_lightning.data.format import DIGITS
-    from mnist_lightning.deploy.predict import Answer, predict
+    from mnist_lightning.deploy.predict import Answer, predict, sureness
     from mnist_lightning.errors import UserError
     from mnist_lightning.handwriting.read import KINDS, read
 
@@ -30,7 +30,7 @@ def main() -> None:
     if args.json and args.csv:
         raise UserError("expected one of --json and --csv, got both")
     model = load_classifier(args.ckpt)
-    found = read(args.image, args.one, model.image_shape)
+    found = read(args.image, args.one, model.image_shape, sureness(model))
     pictures = tqdm(found, unit=" digits", leave=False, disable=None)  # a bar on terminals only
     answers = list(predict(model, pictures))
     show = show_json if args.json else show_csv if args.csv else show_text

@@ -15,7 +15,7 @@ from helpers import ROOT, train_checkpoint
 LIBRARY = ROOT / "mnist_lightning"
 ROOMS = ("handwriting", "deploy", "sweeps")  # that can be torn off
 WINGS = tuple(f"{place}/{room}" for place in ("mnist_lightning", "tests") for room in ROOMS)
-SCRIPTS = ("predict", "demo", "export", "compare", "sweep", "reproduce", "make_idx")
+SCRIPTS = ("predict", "demo", "export", "compare", "sweep", "reproduce", "make_idx", "benchmark/pages")
 WINGS += tuple(f"scripts/{name}.py" for name in SCRIPTS)
 
 

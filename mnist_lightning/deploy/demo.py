@@ -17,6 +17,7 @@ from mnist_lightning.checkpoints.read import Checkpoint
 from mnist_lightning.data.format import IMAGE_SHAPE
 from mnist_lightning.data.images import ImageDataset
 from mnist_lightning.deploy.explain import Neighbours, evidence, seen, units
+from mnist_lightning.deploy.predict import sureness
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import checkpoint_of
 from mnist_lightning.handwriting.to_image import find_images
@@ -65,7 +66,7 @@ class Demo:
             UserError: The drawing is no PNG, or too large.
         """
         try:
-            digits = find_images(open_drawing(drawing), self.model.image_shape)
+            digits = find_images(open_drawing(drawing), self.model.image_shape, sureness(self.model))
         except TooSmallError:
             return {"message": "That is too small to read. Draw larger."}
         if not digits:

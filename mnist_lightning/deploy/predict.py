@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mnist_lightning.handwriting.read import Picture
+from mnist_lightning.handwriting.to_mnist import Sure
 from mnist_lightning.model.base import BATCH, BaseClassifier
 
 
@@ -26,6 +27,11 @@ class Answer(NamedTuple):
     width: int | None = None
     height: int | None = None
     error: str | None = None
+
+
+def sureness(model: BaseClassifier) -> Sure:
+    """How probable a model finds its answers to images: by it, digits that touch each other are parted."""
+    return lambda images: model.predict(images)[1].max(1)
 
 
 def predict(model: BaseClassifier, pictures: Iterable[Picture]) -> Iterator[Answer]:

@@ -15,7 +15,7 @@ from mnist_lightning.data.format import IMAGE_SHAPE, read_images
 from mnist_lightning.data.idx import GZIP_MAGIC
 from mnist_lightning.errors import UserError
 from mnist_lightning.handwriting.to_image import find_images
-from mnist_lightning.handwriting.to_mnist import LONGEST, Found, Place
+from mnist_lightning.handwriting.to_mnist import LONGEST, Found, Place, Sure
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "PPM")  # no EPS, which would run Ghostscript
 KINDS = ", ".join(FORMATS)
@@ -32,7 +32,9 @@ class Picture(NamedTuple):
     error: str | None = None
 
 
-def read(paths: Sequence[str], one: bool = False, image_shape: Sequence[int] = IMAGE_SHAPE) -> Iterator[Picture]:
+def read(
+    paths: Sequence[str], one: bool = False, image_shape: Sequence[int] = IMAGE_SHAPE, sure: Sure | None = None
+) -> Iterator[Picture]:
     """Reads files, and the pictures of folders and of the folders in them, in the order of their names.
 
     Each digit in a file is a picture of its own, line by line and from left to right. An IDX file of images
@@ -42,13 +44,14 @@ def read(paths: Sequence[str], one: bool = False, image_shape: Sequence[int] = I
         paths: Of files and folders.
         one: Whether to take only the most prominent digit of each file.
         image_shape: Of the images that are asked for.
+        sure: As :func:`~mnist_lightning.handwriting.to_mnist.find_digits` takes it.
     """
     for path in paths:
         files = _pictures(Path(path)) if Path(path).is_dir() else [Path(path)]
         if not files:
             yield Picture(path, error=f"{path}: expected pictures in this folder ({KINDS}), got none")
         for file in files:
-            yield from _read_file(file, one, image_shape)
+            yield from _read_file(file, one, image_shape, sure)
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -58,7 +61,7 @@ def _pictures(folder: Path) -> list[Path]:
     return sorted(path for path in files if path.suffix.lower() in suffixes or "idx3-ubyte" in path.name)
 
 
-def _read_file(path: Path, one: bool, image_shape: Sequence[int]) -> Iterator[Picture]:
+def _read_file(path: Path, one: bool, image_shape: Sequence[int], sure: Sure | None) -> Iterator[Picture]:
     try:
         with path.open("rb") as file:
             start = file.read(3)
@@ -66,7 +69,7 @@ def _read_file(path: Path, one: bool, image_shape: Sequence[int]) -> Iterator[Pi
             for index, image in enumerate(read_images(path, image_shape)):
                 yield Picture(f"{path}[{index}]", image, Place(0, 0, image_shape[1], image_shape[0]))
         else:
-            digits = _read_picture(path, image_shape)
+            digits = _read_picture(path, image_shape, sure)
             if one and digits:
                 digits = [max(digits, key=lambda digit: digit.prominence)]
             for digit in digits:
@@ -81,12 +84,12 @@ def _read_file(path: Path, one: bool, image_shape: Sequence[int]) -> Iterator[Pi
         )
 
 
-def _read_picture(path: Path, image_shape: Sequence[int]) -> list[Found]:
+def _read_picture(path: Path, image_shape: Sequence[int], sure: Sure | None) -> list[Found]:
     with open_picture(path) as picture:
         size = picture.size
         picture.draft(None, (LONGEST[-1],) * 2)  # a JPEG of 12 megapixels is decoded at a quarter of its size
         shrunk = max(size) / max(picture.size)
-        return [digit._replace(place=digit.place.times(shrunk)) for digit in find_images(picture, image_shape)]
+        return [digit._replace(place=digit.place.times(shrunk)) for digit in find_images(picture, image_shape, sure)]
 
 
 @contextmanager

@@ -1,32 +1,30 @@
-"""A mask of ink -> the digits in it: rules and boxes taken out, strokes put together, in reading order.
+"""A mask of ink -> the digits in it: strokes put together, in reading order.
 
 Digits are told from each other by what is connected, so two that touch are one; a stroke that is not connected, such as
 the bar of many a 5, goes to the digit that it stands over.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.sparse.csgraph import connected_components
 
+Float = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
 EIGHT = np.ones((3, 3))  # pixels that touch at a corner are connected, too
-TURNED = np.arange(-15, 16)  # degrees that a form may be turned
-RECTANGLE = 0.85  # of the rectangle around it that a form fills; an ellipse fills 0.79
-HOLLOW = 0.5  # of a form that is paper, at the least
-CELL = 8  # pixels of its sides, at the least
-CELL_LINE = 0.9  # of a cell's side: what is longer is no stroke of a digit in it
-RULED = 1.2  # times as long as the digits on it are high: no stroke of a digit is
-FLAT = 2.2  # times as wide as high: no digit is
+SOLID = 0.45  # times as broad as long: no stroke is
+FLAT, TOGETHER = 2.2, 6  # times as wide as high: no digit is; nor several that touch
+LONG = 1.5  # times as long as high: hardly any digit is, but several that touch
 # fractions of the digits' usual size
 SMALLEST, LARGEST = 0.4, 2.5  # no digit is smaller, or larger
 STROKE = 0.55  # what is smaller may be a stroke of another
 SPECK = 0.1  # what is smaller is no stroke
 RULE = 0.9  # what is longer, and flat, is no stroke either
+ONE, SEVERAL = 1.7, 5  # times as high as usual is no digit, where there are enough of them to know what is usual
 ONE_LINE = 0.4  # of their height that digits of one line share
 TOP = 0.5  # of a digit's height, where the bar of a 5 is above
 TOUCHING, ABOVE, BESIDE = 0.12, 0.2, 0.08  # gaps between strokes of one digit
@@ -63,72 +61,40 @@ def regions(mask: Mask) -> Regions:
     return Regions(labels, starts, stops)
 
 
-def without_rules(mask: Mask) -> Mask:
-    """Takes the lines of forms and of ruled paper out of a mask (H, W); what is written across them stays."""
-    found = regions(mask)
-    kept = mask.copy()
-    for number in np.flatnonzero((found.sides >= CELL).all(1)):
-        (top, left), (bottom, right) = found.starts[number], found.stops[number]
-        part = found.labels[top:bottom, left:right] == number + 1
-        # squared paper goes on outside the picture
-        part = np.pad(part, 1, constant_values=(bottom - top, right - left) == mask.shape)
-        turned, area = _turned(part)
-        if (boxes := _are_boxes(part, area)) or part.shape[1] > FLAT * part.shape[0]:
-            kept[top:bottom, left:right] &= ~_lines(part, turned, boxes)[1:-1, 1:-1]
-    return kept
+def border(pixels: NDArray[Any]) -> NDArray[Any]:
+    """The outermost pixels (N, ...) of a picture (H, W, ...)."""
+    return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
 
 
-def _turned(part: Mask) -> tuple[float, float]:
-    """How far the smallest rectangle around a region is turned, in degrees, and its area."""
-    rows, columns = np.nonzero(part & ~ndimage.binary_erosion(part))
-    down, across = np.cos(np.radians(TURNED))[:, None], np.sin(np.radians(TURNED))[:, None]
-    width, height = np.ptp(down * columns + across * rows, axis=1), np.ptp(down * rows - across * columns, axis=1)
-    areas = (width + 1) * (height + 1)
-    return float(TURNED[areas.argmin()]), float(areas.min())
+def box(mask: Mask) -> tuple[slice, slice]:
+    """The rows and columns that a mask reaches over."""
+    (rows, columns), *_ = ndimage.find_objects(mask.astype(np.uint8))
+    return rows, columns
 
 
-def _are_boxes(part: Mask, area: float) -> bool:
-    """Whether a region is a box, or several in rows, whatever is written across them."""
-    filled = ndimage.binary_fill_holes(part)
-    return bool(part.sum() <= (1 - HOLLOW) * filled.sum() and filled.sum() >= RECTANGLE * area)
+def breadth(strokes: Mask) -> float:
+    """How broad strokes are, in pixels: four times the mean distance of theirs from their edge."""
+    distances = ndimage.distance_transform_edt(np.pad(strokes, 1))
+    return float(4 * distances.sum() / max(1, strokes.sum())) - 1
 
 
-def _lines(part: Mask, turned: float, boxes: bool) -> Mask:
-    """The pixels of boxes, or of a rule, that are on long lines, and on no stroke that crosses them."""
-    if turned:  # stand it upright, and turn what was found back
-        found = _rotated(_lines(_rotated(part, turned), 0, boxes), -turned)
-        top, left = (np.array(found.shape) - part.shape) // 2
-        return found[top : top + part.shape[0], left : left + part.shape[1]]
-    cells = regions(ndimage.binary_fill_holes(part) & ~part).sides if boxes else np.empty((0, 2))
-    cells = cells[(cells >= CELL).all(1)]
-    height = len(part)
-    lengths = CELL_LINE * np.median(cells, axis=0) if len(cells) else np.array([height + 1, RULED * height])
-    found = np.zeros_like(part)
-    for axis, length in enumerate(map(int, lengths)):
-        thick = ndimage.maximum_filter1d(part, 3, axis=1 - axis)  # a line may be a pixel off
-        runs = ndimage.minimum_filter1d(thick, length, axis, mode="constant")
-        line = part & ndimage.maximum_filter1d(runs, length, axis, mode="constant", origin=length % 2 - 1)
-        across = _runs(part, 1 - axis)
-        found |= line & (across <= 2 * np.median(across[line])) if line.any() else line
-    return found
+def continued(pixels: Float, known: Mask) -> Float:
+    """Gives every other pixel the colour of the nearest that is known."""
+    rows, columns = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+    continued: Float = pixels[rows, columns]
+    return continued
 
 
-def _rotated(mask: Mask, degrees: float) -> Mask:
-    """A mask rotated within all that it may reach; lines of a pixel stay whole."""
-    rotated: Mask = ndimage.rotate(mask.astype(np.float32), degrees, order=1) > 0.3
-    return rotated
-
-
-def _runs(mask: Mask, axis: int) -> Ints:
-    """How long the run of True along an axis is that each pixel is in."""
-    labels: Ints = ndimage.label(mask, np.swapaxes([[0, 0, 0], [1, 1, 1], [0, 0, 0]], 0, 1 - axis))[0]
-    return np.bincount(labels.ravel())[labels]
+def solidity(mask: Mask) -> float:
+    """How broad a mask's strokes are for its length."""
+    mask = mask[box(mask)]
+    return float(breadth(mask) / max(mask.shape))
 
 
 def size_of_digits(found: Regions, usable: Mask) -> float:
     """How long most digits are: the length that half of the ink's is in regions longer than."""
-    sides = found.sides[usable & (found.sides[:, 1] <= FLAT * found.sides[:, 0])]
-    lengths = np.sort(sides.max(1, initial=0))
+    sides = found.sides[usable & (found.sides[:, 1] <= TOGETHER * found.sides[:, 0])]
+    lengths = np.sort(np.minimum(sides.max(1, initial=0), LONG * sides[:, 0]))
     return float(lengths[np.searchsorted(lengths.cumsum(), lengths.sum() / 2)]) if len(lengths) else 0.0
 
 
@@ -145,7 +111,7 @@ def put_together(found: Regions, usable: Mask) -> list[Ints]:
     size = size_of_digits(found, usable)
     height, width = found.sides[:, 0], found.sides[:, 1]
     length = found.sides.max(1)
-    rules = (width > FLAT * height) & (width > RULE * size)
+    rules = (width > FLAT * height) & (width > RULE * size) & (height < STROKE * size)
     main = np.flatnonzero(usable & (height >= STROKE * size) & ~rules)
     strokes = np.flatnonzero((length >= SPECK * size) & (height < STROKE * size) & ~rules)
     if not len(main):
@@ -160,7 +126,7 @@ def put_together(found: Regions, usable: Mask) -> list[Ints]:
     starts = np.array([found.starts[group].min(0) for group in groups])
     stops = np.array([found.stops[group].max(0) for group in groups])
     height, width = stops[:, 0] - starts[:, 0], stops[:, 1] - starts[:, 1]
-    kept = (height >= SMALLEST * size) & (height <= LARGEST * size) & (width <= FLAT * height)
+    kept = (height >= SMALLEST * size) & (height <= LARGEST * size) & (width <= TOGETHER * height)
     return [groups[index] for index in in_reading_order(starts, stops) if kept[index]]
 
 
@@ -178,7 +144,8 @@ def _pieces(main: Regions, size: float) -> Mask:
     width, top, bottom = main.sides[:, 1], main.starts[:, 0], main.stops[:, 0]
     over = -across >= 0.5 * np.minimum(width[:, None], width)
     both = np.maximum(bottom[:, None], bottom) - np.minimum(top[:, None], top)
-    return over & ((down <= TOUCHING * size) | ((down <= ABOVE * size) & (both <= 1.3 * size)))
+    one = (both <= ONE * size) | (len(width) < SEVERAL)
+    return over & ((one & (down <= TOUCHING * size)) | ((down <= ABOVE * size) & (both <= 1.3 * size)))
 
 
 def _owners(strokes: Regions, main: Regions) -> Ints:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from mnist_lightning.data.format import IMAGE_SHAPE
-from mnist_lightning.handwriting.to_mnist import Found, Place, eight_bits, find_digits, to_mnist
+from mnist_lightning.handwriting.to_mnist import Found, Place, Sure, eight_bits, find_digits, to_mnist
 
 
 def to_image(picture: Image.Image, image_shape: Sequence[int]) -> NDArray[np.uint8] | None:
@@ -34,10 +34,13 @@ def to_image(picture: Image.Image, image_shape: Sequence[int]) -> NDArray[np.uin
     return np.asarray(ImageOps.fit(picture.convert("RGB" if colours else "L"), (wide, high), Image.Resampling.LANCZOS))
 
 
-def find_images(picture: Image.Image, image_shape: Sequence[int]) -> list[Found]:
-    """Makes of each digit in a picture an image, for MNIST's shape; for others, of all of it; as :func:`to_image`."""
+def find_images(picture: Image.Image, image_shape: Sequence[int], sure: Sure | None = None) -> list[Found]:
+    """Makes images of a picture.
+
+    Of each digit in it, as :func:`find_digits` does, for MNIST's shape; for others, of all of it, as :func:`to_image`.
+    """
     if tuple(image_shape) == IMAGE_SHAPE:
-        return find_digits(picture)
+        return find_digits(picture, sure)
     size = picture.size
     image = to_image(picture, image_shape)
     return [] if image is None else [Found(image, Place(0, 0, *size), 1.0)]

@@ -5,6 +5,7 @@ size-normalised to fit a 20x20 box while its aspect ratio is kept, and put into 
 the middle.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,8 @@ from scipy import ndimage
 
 from mnist_lightning.errors import UserError
 from mnist_lightning.handwriting import ink
-from mnist_lightning.handwriting.ink import Float
+from mnist_lightning.handwriting.regions import FLAT, Float, border, box, breadth, continued
+from mnist_lightning.handwriting.touching import parted
 
 SIDE = 28  # pixels of MNIST's images
 LONGEST = 512, 1000  # pixels of the longer side that pictures are shrunk to; many small digits need more of them
@@ -24,6 +26,8 @@ TINY = 0.15  # of the picture: what is smaller, and no digit, was perhaps meant 
 BOX = 20  # pixels of MNIST's box; the rest of 28 is margin
 CENTRE = 14  # the pixel that MNIST's centres of mass are rounded to
 THIN, USUAL = 1.8, 2.4  # pixels in the box: 5% of MNIST's strokes are narrower than the one; the other is usual
+
+Sure = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 class TooSmallError(UserError):
@@ -57,7 +61,7 @@ class Found(NamedTuple):
     prominence: float
 
 
-def find_digits(picture: Image.Image) -> list[Found]:
+def find_digits(picture: Image.Image, sure: Sure | None = None) -> list[Found]:
     """Makes of each digit in a picture what MNIST would have made of it.
 
     Ink may be darker or lighter than its paper, or differ in colour only; paper may be unevenly lit, noisy, turned, or
@@ -65,6 +69,8 @@ def find_digits(picture: Image.Image) -> list[Found]:
 
     Args:
         picture: Of any size and mode. Its EXIF orientation is honoured; of several frames, the current one is read.
+        sure: How sure a net is of its answers to images (N, 28, 28): (N,). It parts digits that touch each other;
+            without, they are one.
 
     Returns:
         The digits, line by line and from left to right.
@@ -83,14 +89,21 @@ def find_digits(picture: Image.Image) -> list[Found]:
         if factor == 1 or np.median([max(digit.ink.shape) for digit in digits] or [SMALL]) >= SMALL:
             break
     _check_size(digits, pixels, factor)
+    if sure:
+        digits = parted(digits, lambda parts: sure(np.stack([_made(part) for part in parts])))
+    digits = [digit for digit in digits if digit.ink.shape[1] <= FLAT * digit.ink.shape[0]]
     return [
         Found(
-            _placed(_thickened(digit.ink)),
+            _made(digit),
             Place(digit.left, digit.top, *digit.ink.shape[::-1]).times(factor),
             digit.prominence,
         )
         for digit in digits
     ]
+
+
+def _made(digit: ink.Digit) -> NDArray[np.uint8]:
+    return _placed(_thickened(digit.ink))
 
 
 def _check_size(digits: list[ink.Digit], pixels: Float, factor: int) -> None:
@@ -133,11 +146,11 @@ def _pixels(picture: Image.Image, factor: int) -> Float:
 
 def _is_prepared(pixels: Float) -> bool:
     """Whether a picture is made as MNIST's were, like those that MNIST is often unpacked to."""
-    if pixels.shape != (SIDE, SIDE, 1) or ink.border(pixels).any() or not pixels.any():
+    if pixels.shape != (SIDE, SIDE, 1) or border(pixels).any() or not pixels.any():
         return False
     grey = pixels[:, :, 0]
     off_centre = np.subtract(ndimage.center_of_mass(grey), CENTRE)
-    return bool(max(grey[ink.box(grey > 0)].shape) == BOX and abs(off_centre).max() < 1)
+    return bool(max(grey[box(grey > 0)].shape) == BOX and abs(off_centre).max() < 1)
 
 
 def _opaque(pixels: Float) -> Float:
@@ -145,13 +158,13 @@ def _opaque(pixels: Float) -> Float:
     seen = pixels[:, :, 3] > 127
     if seen.mean() < 0.5 or (not seen.all() and np.ptp(pixels[seen, :3]) < 64):
         return pixels[:, :, 3:]
-    return ink.continued(pixels[:, :, :3], seen)
+    return continued(pixels[:, :, :3], seen)
 
 
 def _thickened(digit: Float) -> Float:
     """Broadens the strokes of a thin pen to those of MNIST's."""
     unit = max(digit.shape) / BOX  # a pixel of the box
-    width = ink.width(digit > 0.5)
+    width = breadth(digit > 0.5)
     if width >= THIN * unit:
         return digit
     radius = (USUAL * unit - width) / 2

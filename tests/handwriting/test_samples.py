@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from drawings import draw
 from helpers import ROOT
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw
 
+from mnist_lightning.deploy.predict import sureness
 from mnist_lightning.handwriting.read import read
 from mnist_lightning.handwriting.to_mnist import TooSmallError, find_digits
 
@@ -125,3 +126,55 @@ def test_a_drawing_that_is_too_small_is_told_from_an_empty_one(height):
     ImageDraw.Draw(blot).ellipse((200, 150, 220, 170), 0)
     with pytest.raises(TooSmallError):
         find_digits(blot)
+
+
+def seen_from_the_side(picture, left, right):
+    """A picture whose left and right sides are as much lower than high, and leant over, as a camera makes them."""
+    wide, high = picture.size
+    corners = (left, left, 0, high - left // 2, wide - right, high, wide, right)
+    return picture.convert("RGB").transform(
+        (wide, high), Image.Transform.QUAD, corners, Image.Resampling.BICUBIC, fillcolor="white"
+    )
+
+
+@pytest.mark.parametrize(("left", "right"), [(-20, 10), (-4, -30), (-8, -25)])
+@pytest.mark.parametrize("thick", [2, 6])
+def test_boxes_that_perspective_has_leaning_are_no_digits(left, right, thick, reader):
+    digits = (4, 7, 1, 5)
+
+    def frame(brush):
+        for index in range(4):
+            brush.rectangle((5 + 95 * index, 12, 100 + 95 * index, 125), outline=90, width=thick)
+
+    picture = seen_from_the_side(row(digits, frame, height=76), left, right)
+    found = find_digits(picture)
+    assert reader.predict(np.stack([digit.image for digit in found]))[0].tolist() == list(digits)
+
+
+def pushed_together(digits, apart):
+    """Digits side by side, each so far from the one before: below 0, they touch."""
+    picture = Image.new("L", (60 + 100 * len(digits), 200), 255)
+    right = 30
+    for digit in digits:
+        one = draw(digit, size=(140, 200), height=100, pen=9, place=(30, 50))
+        columns = np.flatnonzero((np.asarray(one) < 128).any(0))
+        left = right + apart - int(columns[0])
+        picture.paste(ImageChops.darker(picture.crop((left, 0, left + 140, 200)), one), (left, 0))
+        right = left + int(columns[-1])
+    return picture
+
+
+@pytest.mark.parametrize("digits", [(2, 5), (5, 0), (2, 0, 3, 4)], ids=str)
+def test_digits_that_touch_are_parted_where_a_net_is_surer_of_them(digits, reader):
+    picture = pushed_together(digits, -3)
+    assert len(find_digits(picture)) < len(digits)
+    found = find_digits(picture, sureness(reader))
+    assert reader.predict(np.stack([digit.image for digit in found]))[0].tolist() == list(digits)
+    places = [digit.place.x for digit in found]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("digit", range(10))
+def test_one_digit_however_wide_is_not_parted(digit, reader):
+    one = draw(digit).resize((700, 320))
+    assert len(find_digits(one, sureness(reader))) == 1

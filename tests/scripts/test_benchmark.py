@@ -2,11 +2,12 @@
 
 import importlib
 import json
+import re
 import shutil
 import sys
 
 import pytest
-from helpers import ROOT, ok, refused, run_script
+from helpers import ROOT, ok, refused, run_script, train_checkpoint
 
 from mnist_lightning.data import download
 
@@ -51,7 +52,7 @@ def test_the_guides_script_learns(dataset, tmp_path):
 def test_the_guides_script_without_arguments_takes_what_train_py_would(dataset, tmp_path, monkeypatch, capsys):
     """Files that are there; or a download; or, offline, the sample with a warning. No epoch is trained here."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(download, "MIRRORS", ["http://127.0.0.1:9/"])
+    monkeypatch.setattr(download.fetch, "__defaults__", ("auto", ["http://127.0.0.1:9/"]))
     monkeypatch.setattr(sys, "argv", ["guide.py"])
     monkeypatch.syspath_prepend(ROOT / "scripts")
     guide = importlib.import_module("guide")
@@ -63,6 +64,15 @@ def test_the_guides_script_without_arguments_takes_what_train_py_would(dataset, 
     shutil.copytree(dataset, "data/mnist")
     guide.main()
     assert capsys.readouterr().out.startswith("600 images to train on and 100 to test on, from data/mnist\n")
+
+
+def test_pages_of_digits_are_made_and_read(dataset, tmp_path):
+    checkpoint = train_checkpoint(tmp_path / "best.ckpt", dataset, hidden=[16])
+    table = ok(run_script("benchmark/pages.py", checkpoint, "--count", 1, cwd=tmp_path)).splitlines()
+    assert len(table) == 6
+    for line in table[1:]:
+        found, right, alone = map(int, re.search(r"(\d)  +(\d)  +(\d)  of 1$", line).groups())
+        assert right <= found <= 1 and alone <= 1
 
 
 def test_no_repeats_are_refused(tmp_path):
