@@ -141,7 +141,14 @@ class StepProgressBar(ProgressBar):
         self._end_epoch()
         self._begin_epoch(trainer)
 
+    def on_validation_end(self, *_: Any) -> None:
+        self._validated = True
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        self._ended = True
+
     def _begin_epoch(self, trainer: L.Trainer) -> None:
+        self._validated = self._ended = False  # what Lightning has of metrics until then is of before
         last = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
         self._epoch = f"epoch {trainer.current_epoch + 1:{max(2, len(last) - 1)}}{last}"
         self._open(self._epoch, data_of(trainer).batches_per_epoch)
@@ -177,7 +184,8 @@ class StepProgressBar(ProgressBar):
         """Says what an epoch reached; not before the next begins, as the module logs its own last."""
         self._bar.close()
         metrics, best = self.trainer.progress_bar_metrics, _best_score(self.trainer)
-        if self._enabled and metrics:
+        if self._enabled and self._ended:
+            metrics = {name: value for name, value in metrics.items() if self._validated or "val/" not in name}
             print(epoch_line(self._epoch, metrics, best != self._best, columns()), flush=True)
         self._best = best
 

@@ -131,6 +131,13 @@ def test_a_run_without_a_last_epoch_counts_them_and_says_why_it_stopped(dataset,
     assert f"{reason}\n" in out
 
 
+def test_an_epoch_that_was_not_validated_says_nothing_of_validation(dataset, tmp_path, capsys):
+    options = ("--trainer.enable_progress_bar=true", "--trainer.check_val_every_n_epoch=2", "--max_epochs=3")
+    command_line(dataset, tmp_path, *options).fit()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    assert ["val loss" in line for line in lines] == [False, True, False]
+
+
 def test_a_resumed_run_marks_what_is_better_than_before(dataset, tmp_path, capsys):
     run = tmp_path / "run"
     for epochs in (1, 3):
