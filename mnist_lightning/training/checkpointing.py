@@ -35,7 +35,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         data = io.BytesIO()
         torch.save(checkpoint, data)
-        Path(path).parent.mkdir(exist_ok=True)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         atomic_write(Path(path), data.getvalue())
 
 
@@ -150,6 +150,8 @@ class LastCheckpoint(callbacks.Checkpoint):
         self._restore_handlers()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.is_global_zero:
+            self.path.parent.mkdir(exist_ok=True)  # not its parents: an error, where the run's folder is gone
         for logger in trainer.loggers:
             logger.save()  # the curves first: where the state is resumed from, they must have got to
 
