@@ -23,7 +23,7 @@ def trainer_errors() -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (ValueError, TypeError, MisconfigurationException) as error:
+    except (ValueError, TypeError, ModuleNotFoundError, MisconfigurationException) as error:
         message = f"the Trainer refuses these options: {error}"
         if "gpu backend" in str(error):
             message = "expected a GPU for --accelerator gpu, but found none; use --accelerator cpu or auto"

@@ -4,9 +4,11 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from enum import Enum
 from typing import Any, NoReturn
 
 import torch
+import yaml
 from jsonargparse import DefaultHelpFormatter, Namespace
 from jsonargparse.typing import register_type, restricted_number_type
 from lightning.pytorch.cli import LightningArgumentParser
@@ -22,7 +24,9 @@ def _values(found: re.Match[str]) -> str:
 
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy's generator takes
-register_type(torch.device, deserializer_exceptions=RuntimeError)  # which a callback may have, to be written and read
+# What a callback's argument may be by default, to be written into config.yaml and read
+register_type(torch.device, deserializer_exceptions=RuntimeError)
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
 
 # jsonargparse's way of saying things -> ours: expected this, got that
 MESSAGES = (

@@ -182,9 +182,19 @@ def test_a_run_with_a_name_is_repeated_from_its_config_in_a_folder_of_its_own(da
     assert sorted(path.name for path in (tmp_path / "lightning_logs").iterdir()) == ["version_0", "wide"]
 
 
-def test_a_run_with_a_callback_that_has_a_device_is_repeated_from_its_config(dataset, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "callback",
+    [
+        ["--trainer.callbacks=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01"],
+        ["--trainer.callbacks=Timer", "--trainer.callbacks.duration=00:01:00:00"],
+    ],
+    ids=["a device", "an enum"],
+)
+def test_a_run_with_a_callback_that_has_more_than_numbers_is_repeated_from_its_config(
+    dataset, tmp_path, monkeypatch, callback
+):
     monkeypatch.chdir(tmp_path)
-    options = ["--max_epochs=2", "--trainer.callbacks=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01"]
+    options = ["--max_epochs=2", *callback]
     with warnings.catch_warnings(action="error", category=JsonargparseWarning):
         MNISTCLI([f"--data.data_dir={dataset}", "--accelerator=cpu", *options]).fit()
         MNISTCLI(["--config=lightning_logs/version_0/config.yaml"]).fit()
@@ -193,6 +203,21 @@ def test_a_run_with_a_callback_that_has_a_device_is_repeated_from_its_config(dat
         for path in tmp_path.glob("lightning_logs/*/checkpoints/last.ckpt")
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("callback", "where"),
+    [
+        (["--trainer.callbacks.filename={epoch}-{val/loss:.1f}"], "lightning_logs/version_0/checkpoints"),
+        (["--trainer.callbacks.dirpath=a/b", "--trainer.callbacks.filename=best"], "a/b"),
+    ],
+)
+def test_a_checkpoint_of_the_users_is_where_it_was_asked_for(dataset, tmp_path, monkeypatch, callback, where):
+    monkeypatch.chdir(tmp_path)
+    options = ["--max_epochs=1", "--trainer.callbacks=ModelCheckpoint", "--trainer.callbacks.monitor=val/loss"]
+    MNISTCLI([f"--data.data_dir={dataset}", "--accelerator=cpu", *options, *callback]).fit()
+    kept = {path.parent.name for path in (tmp_path / where).rglob("*.ckpt") if path.name != "last.ckpt"}
+    assert kept == ({"b"} if where == "a/b" else {"checkpoints", "epoch=0-val"})
 
 
 def test_a_run_killed_between_its_last_state_and_its_last_record_is_finished_when_it_is_resumed(
