@@ -138,6 +138,7 @@ class BaseClassifier(L.LightningModule):
             self.val_metrics.update(logits, labels)
             self.val_confusion_matrix.update(logits, labels)
 
+    @torch.inference_mode(False)  # so that a fit can count into what is reset in a validation that somebody asked for
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking:  # of a net that has not been trained, on a batch or two
             self.val_metrics.reset()

@@ -1002,7 +1002,9 @@ def test_validate_gives_the_same_and_leaves_a_later_fit_alone(dataset, tmp_path)
     for who in (True, False):
         run = fit(who, dataset, tmp_path / str(who), PLAIN, logger=False)
         (result,) = run.trainer.validate(run.module, run.data, verbose=False)
-        results.append(result)
+        run.trainer.fit_loop.max_epochs = 3
+        run.trainer.fit(run.module, run.data)
+        results.append(result | {"loss after a third epoch": run.trainer.callback_metrics["val/loss"].item()})
     assert results[0] == pytest.approx(results[1], rel=1e-5)
 
 
