@@ -1,33 +1,10 @@
-"""What training on a GPU takes that a CPU does not ask for. Nothing here knows of MNIST.
-
-A GPU works through a queue. Who reads a number of its waits until the queue is empty, and it idles until there is more:
-so numbers stay on it for as long as nobody has to see them. It also has a memory and a random generator of its own.
-"""
+"""What a GPU has of its own: a memory, which may be full, and a random generator. Nothing here knows of MNIST."""
 
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassConfusionMatrix
 from torchmetrics.utilities.distributed import gather_all_tensors
-
-
-class Mean(MeanMetric):
-    """torchmetrics' own, which reads all values to look for NaN; here a NaN shows in the mean."""
-
-    def update(self, value: Tensor, weight: float | Tensor = 1.0) -> None:  # type: ignore[override]
-        self.mean_value += (value * weight).sum()
-        self.weight += weight * value.numel()
-
-
-class ConfusionMatrix(MulticlassConfusionMatrix):
-    """torchmetrics' own, which counts with ``bincount``, that reads the largest value."""
-
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Takes logits (batch, classes) and labels (batch,)."""
-        places = labels * self.num_classes + logits.argmax(1)
-        self.confmat.view(-1).index_add_(0, places, torch.ones_like(places))
 
 
 def fits(tensors: Iterable[Tensor], device: torch.device) -> bool:

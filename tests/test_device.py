@@ -14,12 +14,9 @@ import pytest
 import torch
 from helpers import Script, ok, quiet_trainer, scalars, write_dataset
 from lightning.pytorch.loggers import Logger
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from mnist_lightning.checkpoints.read import load_ensemble, read_checkpoint
 from mnist_lightning.data.datamodule import MNISTDataModule
-from mnist_lightning.devices import ConfusionMatrix, Mean
 from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.training.callbacks import MovingAverage
 from mnist_lightning.training.checkpointing import LastCheckpoint
@@ -234,21 +231,6 @@ def test_checkpoints_and_ensembles_answer_and_test_alike_on_both_devices(elsewhe
     for each in (here, there):
         np.testing.assert_allclose(each["one"], each["one, from NumPy"], rtol=1e-4)
         np.testing.assert_allclose(each["one"], each["one probabilities"], rtol=1e-6)
-
-
-def test_metrics_that_need_no_wait_are_torchmetrics_own():
-    logits, labels = torch.rand(7, 20, 5), torch.randint(0, 5, (7, 20))
-    ours, theirs = ConfusionMatrix(5), MulticlassConfusionMatrix(5)
-    mean, its = Mean(), MeanMetric()
-    for scores, true in zip(logits, labels, strict=True):
-        for matrix in (ours, theirs):
-            matrix.update(scores, true)
-        for metric in (mean, its):
-            metric.update(scores.flatten(), weight=3.0)
-    assert torch.equal(ours.compute(), theirs.compute())
-    assert torch.equal(mean.compute(), its.compute())
-    mean.update(torch.tensor([torch.nan]))
-    assert mean.compute().isnan()
 
 
 def test_several_devices_are_offered_and_one_is_used(small, tmp_path, monkeypatch, capsys):

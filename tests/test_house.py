@@ -100,4 +100,4 @@ def test_rooms_files_and_functions_stay_small_enough_to_read():
     assert {path.name: lines(path) for path in code if lines(path) > 250} == {}
     assert {name: size for path in code for name, size in functions(path).items() if size > 40} == {}
     heart = [path for path in code if path.parent.name in ("data", "model")]
-    assert sum(map(lines, heart)) <= 1761
+    assert sum(map(lines, heart)) <= 1700

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim import SGD, Adam, AdamW
 
-from mnist_lightning.model.metrics import squared_error
+from mnist_lightning.metrics import squared_error
 from mnist_lightning.model.nets import build
 from mnist_lightning.traced import StepTracer, UntraceableError
 

@@ -15,9 +15,9 @@ from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.data.format import DIGITS, IMAGE_SHAPE, check_classes, check_images, check_shape
 from mnist_lightning.data.images import channels_first
 from mnist_lightning.data.sampler import seeded
-from mnist_lightning.devices import ConfusionMatrix, Mean, random_states, reseed, set_random_state
+from mnist_lightning.devices import random_states, reseed, set_random_state
 from mnist_lightning.errors import UserError
-from mnist_lightning.model.metrics import Loss, LossName, accuracy, report_metrics
+from mnist_lightning.metrics import Loss, LossName, Mean, accuracy, report_metrics
 
 BATCH = 1000  # images at a time, to predict
 
@@ -56,7 +56,6 @@ class BaseClassifier(L.LightningModule):
         self.train_metrics = MetricCollection({"loss": Mean(), "accuracy": accuracy(count)}, prefix="train/")
         self.train_metrics.persistent(True)  # a checkpoint from the middle of an epoch holds what it has counted
         self.val_metrics = MetricCollection({"loss": Loss(loss), "accuracy": accuracy(count)}, prefix="val/")
-        self.val_confusion_matrix = ConfusionMatrix(count)
         self.test_metrics = report_metrics(loss, count)
         self.history: dict[str, list[tuple[int, float]]] = {}  # points (epoch, value) of each metric
 
@@ -131,12 +130,8 @@ class BaseClassifier(L.LightningModule):
         self._random_states = checkpoint.get("rng_state")
         self.history = {name: list(points) for name, points in checkpoint.get("history", {}).items()}
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        images, labels = batch
-        if len(labels):  # a process's part of a last batch can be empty
-            logits = self(images)
-            self.val_metrics.update(logits, labels)
-            self.val_confusion_matrix.update(logits, labels)
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        return self._measure(self.val_metrics, *batch)
 
     @torch.inference_mode(False)  # so that a fit can count into what is reset in a validation that somebody asked for
     def on_validation_epoch_end(self) -> None:
@@ -144,14 +139,14 @@ class BaseClassifier(L.LightningModule):
             self.val_metrics.reset()
         elif self._counted(self.val_metrics):
             self._end_epoch(self.val_metrics)
-            self.val_confusion = self.val_confusion_matrix.compute()
-        self.val_confusion_matrix.reset()
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        images, labels = batch
+        return self._measure(self.test_metrics, *batch)
+
+    def _measure(self, metrics: MetricCollection, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         logits = self(images)
         if len(labels):  # a process's part of a last batch can be empty
-            self.test_metrics.update(logits, labels)
+            metrics.update(logits, labels)
         return {"logits": logits}
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:

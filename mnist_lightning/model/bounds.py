@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 from mnist_lightning.data.augment import SIDE
 from mnist_lightning.errors import UserError
-from mnist_lightning.model.metrics import LOSSES
+from mnist_lightning.metrics import LOSSES
 from mnist_lightning.model.nets import ACTIVATIONS, LAYERS, NETS
 from mnist_lightning.model.schedule import OptimizerName, ScheduleName
 

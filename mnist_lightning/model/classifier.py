@@ -15,9 +15,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from mnist_lightning.data.format import DIGITS, IMAGE_SHAPE
+from mnist_lightning.metrics import LOSSES, LossName
 from mnist_lightning.model.base import BaseClassifier
 from mnist_lightning.model.bounds import check_options
-from mnist_lightning.model.metrics import LOSSES, LossName
 from mnist_lightning.model.nets import Activation, NetName, build, sizes
 from mnist_lightning.model.schedule import (
     OptimizerName,

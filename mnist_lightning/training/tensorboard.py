@@ -19,6 +19,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from mnist_lightning.data.datamodule import data_of
 from mnist_lightning.data.images import channels_first
 from mnist_lightning.errors import UserError
+from mnist_lightning.metrics import ConfusionMatrix
 from mnist_lightning.reporting import plots
 
 CHARTS = {
@@ -54,10 +55,20 @@ class TensorBoardPlots(L.Callback):
             blank = torch.zeros(1, *pl_module.image_shape, device=pl_module.device, dtype=pl_module.dtype)
             _add_graph(writer, pl_module.net, channels_first(blank, colour=blank.ndim == 4))
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self._counts = ConfusionMatrix(len(pl_module.classes)).to(pl_module.device)
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: tuple[Tensor, Tensor], *_: Any
+    ) -> None:
+        if isinstance(outputs, dict) and "logits" in outputs:  # a validation_step of a subclass's own may give others
+            self._counts.update(outputs["logits"], batch[1])
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        counted = hasattr(pl_module, "val_confusion")  # a validation_step of a subclass's own may not
-        if _takes_images(trainer) and not trainer.sanity_checking and counted:
-            matrix = plots.confusion_matrix(pl_module.val_confusion.cpu().numpy(), pl_module.classes, CELL)
+        counted = trainer.strategy.reduce_boolean_decision(self._counts.update_called, all=False)
+        counts = self._counts.compute() if counted and not trainer.sanity_checking else None  # asks all processes
+        if counts is not None and _takes_images(trainer):
+            matrix = plots.confusion_matrix(counts.cpu().numpy(), pl_module.classes, CELL)
             _show(trainer, "confusion matrix", matrix)
             for writer in _writers(trainer) if trainer.state.fn == TrainerFn.FITTING else []:
                 for name in ("accuracy", "loss"):
