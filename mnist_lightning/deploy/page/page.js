@@ -209,7 +209,7 @@ fetch("about").then(about => about.json()).then(about => {
     $("h1").textContent = document.title = digits ? "Draw a digit" : about.several ? "Draw" : "Give it a picture";
     $("#answer").className = names.some(text => text.length > 2) ? "words" : "";
     $("ol").className = names.length > ROOM ? "many" : "";
-    $("ol").style.setProperty("--name", `${Math.min(14, Math.max(...names.map(text => text.length)))}ch`);
+    $("ol").style.setProperty("--name", `${.65 * Math.min(14, Math.max(...names.map(text => text.length)))}em`);
     $("[data-task=five]").hidden = !about.several;
     $("#about").textContent = `${about.model} ${about.tested}`;
     $("ol").append(...names.map((text, label) => {
