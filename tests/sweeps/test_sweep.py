@@ -115,6 +115,15 @@ def test_the_table_is_the_mean_of_what_the_runs_reached_on_validation_images(sma
     assert len((cwd / "out/results.csv").read_text().splitlines()) == 1 + 4
 
 
+def test_its_study_says_what_it_is_to_any_of_optunas_tools(small):
+    study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{small[0]}/out/study.db")
+    assert (study.direction.name, study.metric_names) == ("MINIMIZE", ["validation error, %"])
+    assert study.user_attrs["identity"]["--seeds"] == 2
+    for trial, row in zip(study.trials, trials(small[0]), strict=True):
+        assert (trial.state.name, trial.params, trial.value) == ("COMPLETE", row["options"], row["error"])
+        assert list(trial.intermediate_values) == [0, 1, 2, 3]  # epochs, of one seed and then the other
+
+
 def test_the_winners_command_trains_that_point(small, data):
     results = json.loads((small[0] / "out/results.json").read_text())
     words = shlex.split(results["command"])
