@@ -64,7 +64,7 @@ def train(cli: MNISTCLI) -> None:
     results |= {"training": training}
     answers = report.tested(results, cli.model, found, cli.datamodule.test_set, tested.get("probabilities"))
     path = page.write(run / "test", answers)
-    best = answers.records[0].best
+    best = answers.records[0].epoch if checkpoint.stem == "best" else None
     print(f"; epoch {best} was the best on validation" if best else "", report.summary(results), sep="\n")
     print(f"{checkpoint.stem} checkpoint  {from_here(checkpoint)}\nreport           {from_here(path)}\n\nnext")
     if isinstance(cli.trainer.logger, TensorBoardLogger):

@@ -97,6 +97,15 @@ def test_a_runs_config_repeats_it(run):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_a_run_that_begins_from_the_state_of_another_names_the_epoch_that_was_best_in_it(run):
+    cwd, _ = run
+    logs = cwd / "lightning_logs"
+    options = ("--config", logs / "version_0/config.yaml", "--ckpt_path", logs / "version_0/checkpoints/last.ckpt")
+    out = ok(run_script("train.py", *options, "--max_epochs=3", "--name=on", "--data.batch_size=128", cwd=cwd))
+    epoch = torch.load(logs / "on/checkpoints/best.ckpt", weights_only=True)["epoch"] + 1
+    assert (epoch, f"; epoch {epoch} was the best on validation\n" in out) == (3, True)
+
+
 def test_every_experiment_of_the_guide_is_a_flag(dataset, tmp_path):
     flags = ("--model.hidden", "[64,32]", "--model.activation", "gelu", "--model.dropout", "0.2", "--model.lr", "0.01")
     flags += ("--model.weight_decay", "1e-4", "--model.scheduler", "cosine", "--steps_per_execution", "4")
