@@ -140,6 +140,7 @@ def weights(kernels: Array, columns: int = 8) -> Image.Image:
         kernels: float (N, H, W).
         columns: Of them in a row.
     """
+    kernels = np.nan_to_num(kernels, posinf=0, neginf=0)  # a net that exploded
     count, *sides = kernels.shape
     scale = max(1, 56 // max(sides))
     high, wide = (side * scale for side in sides)

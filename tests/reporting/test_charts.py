@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from mnist_lightning.reporting import charts
+from mnist_lightning.reporting import charts, plots
 
 LOST, SMALL = [(0, 2.3), (1, 0.5), (2, 0.4)], [(0, 0.1), (1, 0.2), (2, 0.15)]
 HISTORIES = {
@@ -126,3 +126,10 @@ def test_ticks_reach_from_below_to_above_and_differ_to_the_eye(low, high):
     ticks = charts.ticks(low, high)
     assert ticks[0] <= low <= high <= ticks[-1]
     assert 4 <= len({f"{tick:.6g}" for tick in ticks}) == len(ticks) <= 9
+
+
+@pytest.mark.filterwarnings("error")
+def test_weights_that_exploded_are_drawn_as_paper():
+    kernels = np.full((2, 4, 4), np.nan, np.float32)
+    kernels[1, 0] = (np.inf, -np.inf, 0, 0)
+    assert (np.asarray(plots.weights(kernels)) == plots.PAPER).all()
