@@ -59,7 +59,7 @@ def test_the_wings_can_be_torn_off(tmp_path):
     imported = run("-c", f"for name in {names}: print(__import__(name, fromlist=['']).__file__)", cwd=tmp_path, **env)
     assert imported.splitlines() == [str(path) for path in modules]
     # all are collected, or it is an error; of each room that is left some run; README and this file name the wings
-    chosen = " or ".join(f"test_{name}.py" for name in ("sampler", "nets", "cli", "report", "test"))
+    chosen = " or ".join(f"test_{name}.py" for name in ("sampler", "nets", "same_data", "report", "test"))
     options = ("-q", "-n0", "-p", "no:cacheprovider", "-m", "not slow", "-k", chosen)
     ignored = (f"--ignore=tests/test_{name}.py" for name in ("readme", "house"))
     assert "passed" in run("-m", "pytest", *options, *ignored, cwd=tmp_path, **env)
