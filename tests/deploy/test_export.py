@@ -226,7 +226,7 @@ def test_a_full_disk_leaves_the_older_export(simple, data):
 
 
 BAD = {
-    "format": (["--format", "tflite"], ["'onnx', 'torchscript', 'pt2'", "got tflite"]),
+    "format": (["--format", "tflite"], ["one of onnx, torchscript, pt2, got tflite"]),
     "data": (["--format", "pt2", "--data.data_dir", "none"], ["none", "no such folder", "--data.data_dir"]),
     "damaged": (["--format", "pt2"], ["best.ckpt", "damaged"]),
     "crafted": (["--format", "pt2"], ["best.ckpt", "could run code"]),
