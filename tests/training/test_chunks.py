@@ -1,17 +1,12 @@
-"""Flags and callbacks against a yardstick: an ordinary LightningModule on an ordinary DataLoader, as the manual shows.
+"""Flags, callbacks and hooks do to ours, in chunks, what they do to a yardstick.
 
-Each must do to ours what it does to that: as many steps, validations and checkpoints, the same weights, the same
-points in the log at the same steps.
+As many steps, validations and checkpoints, the same weights, the same points in the log at the same steps.
 """
 
 import csv
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import lightning.pytorch as L
 import pytest
@@ -20,231 +15,38 @@ import torch.nn.functional as F
 from lightning.pytorch import callbacks as C
 from lightning.pytorch.callbacks.spike import SpikeDetection
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.tuner import Tuner
-from torch.utils.data import DataLoader, Sampler, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
+from yardstick import (
+    BATCHES,
+    EARLY,
+    PLAIN,
+    Case,
+    Points,
+    Yardstick,
+    YardstickData,
+    assert_same,
+    assert_same_checkpoints,
+    assert_same_points,
+    assert_same_weights,
+    callback_of,
+    checkpoints,
+    fit,
+    options,
+    weights,
+    with_callbacks,
+    with_checkpoints,
+)
 
 from mnist_lightning.data.datamodule import MNISTDataModule
-from mnist_lightning.data.sampler import ChunkSampler
 from mnist_lightning.model.classifier import MNISTClassifier
-from mnist_lightning.model.nets import SimpleNet
 from mnist_lightning.training.chunks import StepsPerExecution
-from mnist_lightning.training.cli import MNISTCLI
 
-NOT_THE_SAME = ("epoch", "_per_sec", "/time", "flops")  # Lightning's own column; and how fast a run was
-BATCHES = 9  # in an epoch of the 550 images that the shared dataset leaves to train on
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:.*GPU available but not used"),
 ]
-
-
-class Yardstick(L.LightningModule):
-    """What the manual shows."""
-
-    def __init__(self, lr=1e-3):
-        super().__init__()
-        self.save_hyperparameters()
-        self.net = SimpleNet()
-
-    def forward(self, images):
-        return self.net(images)
-
-    def training_step(self, batch, batch_idx):
-        images, labels = batch
-        loss = F.cross_entropy(self(images), labels)
-        self.log("train/loss_step", loss, on_step=True, on_epoch=False)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
-        return loss
-
-    def validation_step(self, batch, batch_idx):
-        images, labels = batch
-        logits = self(images)
-        self.log("val/loss", F.cross_entropy(logits, labels), batch_size=len(labels))
-        self.log("val/accuracy", (logits.argmax(1) == labels).float().mean(), batch_size=len(labels))
-
-    def configure_optimizers(self):
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.hparams["lr"], fused=True)
-        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 10, 0.1)}
-
-
-class Shuffled(Sampler):
-    """The order that our epochs have, image by image."""
-
-    def __init__(self, size):
-        self.order = ChunkSampler(size, 1, seed=torch.initial_seed())
-
-    def set_epoch(self, epoch):
-        self.order.set_epoch(epoch)
-
-    def __len__(self):
-        return self.order.num_samples
-
-    def __iter__(self):
-        return iter(self.order.order().tolist())
-
-
-class YardstickData(L.LightningDataModule):
-    """Float images, in the DataLoaders that the manual shows."""
-
-    def __init__(self, data_dir, batch_size=64, eval_batch_size=1000):
-        super().__init__()
-        self.save_hyperparameters()
-
-    def setup(self, stage):
-        ours = MNISTDataModule(self.hparams["data_dir"])
-        ours.setup("fit")
-        self.train_set, self.val_set = (
-            TensorDataset(images.unsqueeze(1).float() / 255, labels)
-            for images, labels in (part[torch.arange(len(part))] for part in (ours.train_set, ours.val_set))
-        )
-
-    def train_dataloader(self):
-        sampler = Shuffled(len(self.train_set))
-        return DataLoader(self.train_set, self.hparams["batch_size"], sampler=sampler, generator=torch.Generator())
-
-    def val_dataloader(self):
-        return DataLoader(self.val_set, self.hparams["eval_batch_size"], generator=torch.Generator())
-
-
-class Points(Logger):
-    """Keeps what is logged: {name: [(step, value)]}."""
-
-    name = version = "points"
-
-    def __init__(self):
-        super().__init__()
-        self.points = {}
-
-    def log_hyperparams(self, *_, **__):
-        pass
-
-    def log_metrics(self, metrics, step=None):
-        for name, value in metrics.items():
-            self.points.setdefault(name, []).append((step, float(value)))
-
-
-class Validations(L.Callback):
-    """Notes when validations ran. It watches no batch."""
-
-    def __init__(self):
-        self.ran = []
-
-    def on_validation_end(self, trainer, pl_module):
-        self.ran.append((trainer.sanity_checking, trainer.current_epoch, trainer.global_step))
-
-
-@dataclass
-class Case:
-    """What is given to both, and what is compared besides."""
-
-    name: str
-    options: Callable[[Path], dict[str, Any]] = lambda path: {}
-    facts: Callable[[Any], Any] = lambda run: None
-    chunks: bool | None = False  # whether ours takes steps in chunks; None: as it likes
-    rtol: float = 0.0  # of the weights; 0: bit for bit
-    hooks: type = object  # a subclass of the module adds these
-    data: dict[str, Any] = field(default_factory=dict)
-    model: dict[str, Any] = field(default_factory=dict)
-
-
-def fit(ours, folder, path, case, steps="auto", ckpt_path=None, **more):
-    """Trains, and returns all that there is to compare."""
-    L.seed_everything(0, verbose=False)
-    base = MNISTClassifier if ours else Yardstick
-    module = type(base.__name__, (case.hooks, base), {})(**case.model) if case.hooks is not object else base()
-    if case.hooks is object and case.model:
-        module = base(**case.model)
-    data = (MNISTDataModule if ours else YardstickData)(str(folder), **case.data)
-    options = {"max_epochs": 2, "log_every_n_steps": 1, "num_sanity_val_steps": 0, "enable_checkpointing": False}
-    options |= {"enable_progress_bar": False, "enable_model_summary": False, "logger": Points()}
-    path.mkdir(exist_ok=True)
-    options |= {"accelerator": "cpu", "default_root_dir": path, **case.options(path), **more}
-    if options.get("barebones"):
-        kept = ("accelerator", "default_root_dir", "max_epochs", "barebones", "callbacks")
-        options = {name: value for name, value in options.items() if name in kept}
-    chunks, validations = StepsPerExecution(steps), Validations()
-    callbacks = [*options.pop("callbacks", []), validations, *([chunks] if ours else [])]
-    trainer = L.Trainer(**options, callbacks=callbacks)
-    trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=False)
-    run = SimpleNamespace(trainer=trainer, module=module, data=data, chunks=chunks, validations=validations, path=path)
-    run.points = next((logger.points for logger in trainer.loggers if isinstance(logger, Points)), {})
-    return run
-
-
-def weights(run):
-    return dict(run.module.net.state_dict())
-
-
-def checkpoints(path):
-    """Every checkpoint below a folder: its name, step and epoch, and the weights in it."""
-    found = {}
-    for file in sorted(path.rglob("*.ckpt")):
-        state = torch.load(file, weights_only=False)
-        net = {name: value for name, value in state["state_dict"].items() if name.startswith("net.")}
-        found[str(file.relative_to(path))] = (state["global_step"], state["epoch"], net)
-    return found
-
-
-def assert_same_weights(ours, theirs, rtol=0.0):
-    assert ours.keys() == theirs.keys()
-    for name in theirs:
-        if rtol:
-            torch.testing.assert_close(ours[name], theirs[name], rtol=rtol, atol=rtol)
-        else:
-            assert torch.equal(ours[name], theirs[name]), name
-
-
-def assert_same(ours, theirs, rtol=0.0):
-    """Compares two runs."""
-    assert ours.trainer.global_step == theirs.trainer.global_step
-    assert ours.trainer.current_epoch == theirs.trainer.current_epoch
-    assert ours.validations.ran == theirs.validations.ran
-    assert_same_weights(weights(ours), weights(theirs), rtol)
-    for name in sorted(name for name in theirs.points if not name.endswith(NOT_THE_SAME)):
-        assert_same_points(name, ours.points.get(name, []), theirs.points[name], rtol)
-    assert_same_checkpoints(ours.path, theirs.path, rtol)
-
-
-def assert_same_points(name, ours, theirs, rtol=0.0):
-    assert [step for step, _ in ours] == [step for step, _ in theirs], name
-    if name != "train/loss_step":  # a mean, summed in another order
-        rtol = max(rtol, 1e-5)
-    expected = [value for _, value in theirs]
-    assert [value for _, value in ours] == (pytest.approx(expected, rel=rtol, nan_ok=True) if rtol else expected), name
-
-
-def assert_same_checkpoints(ours, theirs, rtol=0.0):
-    ours, theirs = checkpoints(ours), checkpoints(theirs)
-    assert list(ours) == list(theirs)
-    for name, (step, epoch, net) in theirs.items():
-        assert ours[name][:2] == (step, epoch), name
-        assert_same_weights(ours[name][2], net, rtol)
-
-
-def options(**given):
-    """Trainer flags that need no making."""
-    return lambda path: given
-
-
-def with_callbacks(*makers, **given):
-    """Trainer flags, and callbacks made anew for each run."""
-    return lambda path: {**given, "callbacks": [make() for make in makers]}
-
-
-def with_checkpoints(*many, **given):
-    """Trainer flags, and a ModelCheckpoint for each dictionary of its options."""
-
-    def make(path):
-        each = [C.ModelCheckpoint(dirpath=path / str(n), **options) for n, options in enumerate(many)]
-        return {"enable_checkpointing": True, "max_epochs": 3, **given, "callbacks": each}
-
-    return make
-
-
-def callback_of(run, kind):
-    return next(each for each in run.trainer.callbacks if isinstance(each, kind))
 
 
 class SameSteps(L.Callback):
@@ -553,7 +355,6 @@ FLAGS = [
     Case("summary", options(enable_model_summary=True), chunks=True),
 ]
 
-EARLY = {"monitor": "val/loss", "min_delta": 0.05, "patience": 1}
 TOP = {"monitor": "val/loss", "filename": "{epoch}-{step}-{val/loss:.3f}"}
 CALLBACKS = [
     Case("EarlyStopping", with_callbacks(lambda: C.EarlyStopping(**EARLY), max_epochs=8), chunks=True),
@@ -829,9 +630,6 @@ def test_it_means_what_lightnings_manual_says(dataset, tmp_path, case):
         assert case.facts(ours) == case.facts(theirs)
 
 
-PLAIN = Case("plain")
-
-
 def test_a_run_that_nobody_watches_is_in_chunks_and_one_that_somebody_does_says_who(dataset, tmp_path):
     unwatched = fit(True, dataset, tmp_path / "unwatched", PLAIN)
     assert (unwatched.data.steps_per_execution, unwatched.chunks.reason) == (64, None)
@@ -1072,137 +870,3 @@ def test_resuming_from_a_validation_within_an_epoch(dataset, tmp_path):
     for number, path in enumerate(sorted((begun.path / "0").glob("*.ckpt"))):
         resumed = fit(True, dataset, tmp_path / str(number), case, ckpt_path=path, max_epochs=2)
         assert_same_weights(weights(resumed), weights(whole))
-
-
-def command_line(folder, path, *flags):
-    """Trains as scripts/train.py does."""
-    quiet = ("--plots.every_n_epochs=0", "--accelerator=cpu")
-    flags = [flag if flag.startswith("--") else f"--trainer.{flag}" for flag in flags]
-    cli = MNISTCLI([f"--data.data_dir={folder}", f"--trainer.default_root_dir={path}", *quiet, *flags])
-    cli.fit()
-    return cli
-
-
-def assert_same_run(cli, theirs, rtol=0.0):
-    assert cli.trainer.global_step == theirs.trainer.global_step
-    assert cli.trainer.current_epoch == theirs.trainer.current_epoch
-    assert_same_weights(dict(cli.model.net.state_dict()), weights(theirs), rtol)
-
-
-COMMANDS = [
-    ("max_epochs=3", options(max_epochs=3)),
-    *(
-        (f"max_epochs=2 {name}={value}", options(**{name: value}))
-        for name, value in (
-            ("limit_train_batches", 100),
-            ("limit_train_batches", 1),
-            ("limit_train_batches", 1.0),
-            ("limit_train_batches", 0.5),
-            ("limit_val_batches", 0),
-            ("overfit_batches", 3),
-            ("val_check_interval", 4),
-            ("val_check_interval", "00:00:00:01"),
-            ("min_steps", 12),
-            ("accumulate_grad_batches", 2),
-            ("gradient_clip_val", 0.1),
-            ("precision", "bf16-mixed"),
-            ("reload_dataloaders_every_n_epochs", 1),
-        )
-    ),
-    *(  # which change nothing that is compared; None: as if there were no flags
-        (f"max_epochs=2 {flags}", None)
-        for flags in (
-            "deterministic=true benchmark=true detect_anomaly=true inference_mode=false num_sanity_val_steps=2",
-            "max_time=00:00:05:00 log_every_n_steps=3 enable_model_summary=true enable_progress_bar=false",
-            "profiler=simple",
-            "enable_checkpointing=false",
-            "logger=false",
-            "logger=CSVLogger logger.save_dir=csv",
-            "barebones=true",
-            "callbacks=LearningRateMonitor",
-            "callbacks=DeviceStatsMonitor callbacks.cpu_stats=false",
-            "callbacks=TQDMProgressBar",
-            "callbacks=RichProgressBar",
-            "callbacks=ModelSummary callbacks.max_depth=2",
-            "callbacks=RichModelSummary",
-            "callbacks=ModelCheckpoint callbacks.every_n_train_steps=4",
-            "callbacks=OnExceptionCheckpoint callbacks.dirpath=broken",
-        )
-    ),
-    (
-        "max_epochs=2 val_check_interval=12 check_val_every_n_epoch=null",
-        options(val_check_interval=12, check_val_every_n_epoch=None),
-    ),
-    ("max_epochs=3 check_val_every_n_epoch=2", options(max_epochs=3, check_val_every_n_epoch=2)),
-    ("max_epochs=-1 max_steps=12", options(max_epochs=-1, max_steps=12)),
-    (
-        "max_epochs=2 gradient_clip_val=0.01 gradient_clip_algorithm=value",
-        options(gradient_clip_val=0.01, gradient_clip_algorithm="value"),
-    ),
-    ("fast_dev_run=3", options(fast_dev_run=3)),
-    *(
-        (f"max_epochs=8 {flags}", with_callbacks(lambda: C.EarlyStopping(**EARLY), max_epochs=8))
-        for flags in (
-            "callbacks=EarlyStopping callbacks.monitor=val/loss callbacks.patience=1 callbacks.min_delta=0.05",
-            "--early_stopping.patience=1 --early_stopping.min_delta=0.05",
-        )
-    ),
-    *(
-        (f"max_epochs=2 {flags}", with_callbacks(lambda: C.EMAWeightAveraging(decay=0.9)))
-        for flags in ("callbacks=EMAWeightAveraging callbacks.decay=0.9", "--ema_decay=0.9")
-    ),
-    (
-        "max_epochs=4 callbacks=StochasticWeightAveraging callbacks.swa_lrs=0.01 callbacks.swa_epoch_start=1",
-        with_callbacks(lambda: C.StochasticWeightAveraging(swa_lrs=1e-2, swa_epoch_start=1), max_epochs=4),
-    ),
-    (
-        "max_epochs=2 callbacks=BatchSizeFinder callbacks.init_val=16 callbacks.max_trials=2 "
-        "callbacks.steps_per_trial=1",
-        with_callbacks(lambda: C.BatchSizeFinder(init_val=16, max_trials=2, steps_per_trial=1)),
-    ),
-    (
-        "max_epochs=2 callbacks=LearningRateFinder callbacks.num_training_steps=16 callbacks.max_lr=0.1",
-        with_callbacks(lambda: C.LearningRateFinder(num_training_steps=16, max_lr=0.1)),
-    ),
-    (
-        "max_epochs=2 callbacks=ModelPruning callbacks.pruning_fn=l1_unstructured callbacks.amount=0.2",
-        with_callbacks(lambda: C.ModelPruning("l1_unstructured", amount=0.2)),
-    ),
-]
-
-
-@pytest.fixture(scope="module")
-def plain(dataset, tmp_path_factory):
-    return fit(False, dataset, tmp_path_factory.mktemp("plain"), PLAIN)
-
-
-@pytest.mark.parametrize(("flags", "given"), COMMANDS, ids=lambda value: value if isinstance(value, str) else "")
-def test_the_command_line_does_what_the_flags_do_to_the_yardstick(dataset, tmp_path, monkeypatch, plain, flags, given):
-    monkeypatch.chdir(tmp_path)
-    theirs = fit(False, dataset, tmp_path / "theirs", Case("theirs", given)) if given else plain
-    assert_same_run(command_line(dataset, tmp_path / "ours", *flags.split()), theirs)
-
-
-def test_callbacks_of_the_command_line_are_added_once_and_watch(dataset, tmp_path):
-    flags = ("callbacks=EarlyStopping", "callbacks.monitor=val/loss", "callbacks+=LearningRateMonitor")
-    cli = command_line(dataset, tmp_path, "max_epochs=2", *flags, "callbacks.logging_interval=epoch")
-    kinds = [type(each) for each in cli.trainer.callbacks]
-    assert max(kinds.count(kind) for kind in kinds) == 1
-    assert {C.EarlyStopping, C.LearningRateMonitor, StepsPerExecution} <= set(kinds)
-    assert cli.datamodule.steps_per_execution > 1
-
-
-@pytest.mark.parametrize("flag", ["fast_dev_run=3", "barebones=true", "fast_dev_run=true"])
-def test_runs_that_keep_nothing_leave_no_folder(dataset, tmp_path, flag):
-    command_line(dataset, tmp_path, "max_epochs=1", flag)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("stopped_at", [4, 12])  # at an epoch's end Lightning itself ends that epoch once more
-def test_max_steps_resumed_on_the_command_line_ends_where_one_run_does(dataset, tmp_path, stopped_at):
-    whole = fit(False, dataset, tmp_path / "whole", Case("whole", options(max_epochs=-1, max_steps=22)))
-    command_line(dataset, tmp_path / "ours", "max_epochs=-1", f"max_steps={stopped_at}")
-    last = tmp_path / "ours/lightning_logs/version_0/checkpoints/last.ckpt"
-    assert torch.load(last, weights_only=True)["global_step"] == stopped_at
-    resumed = command_line(dataset, tmp_path / "ours", "max_epochs=-1", "max_steps=22", f"--ckpt_path={last}")
-    assert_same_run(resumed, whole)
