@@ -32,14 +32,17 @@ def import_lightning() -> None:
 
 
 class _Hider(DistributionFinder):
-    """Says of the packages that nothing here uses that they are not installed."""
+    """Says of the packages that nothing here uses, and that nobody imported, that they are not installed."""
+
+    def __init__(self) -> None:
+        self.names = [name for name in UNUSED if name not in sys.modules]
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
-        if name.partition(".")[0] in UNUSED:
+        if name.partition(".")[0] in self.names:
             raise ModuleNotFoundError(f"{name} is not imported with Lightning", name=name)
 
     def find_distributions(self, context: Any = DistributionFinder.Context()) -> Iterator[Distribution]:  # noqa: B008
-        if context.name in UNUSED:
+        if context.name in self.names:
             raise PackageNotFoundError(context.name)
         return iter(())
 

@@ -36,6 +36,10 @@ def test_training_imports_neither_matplotlib_nor_scipy_nor_the_compiler(dataset,
     assert python(code).splitlines()[-1] == "['lightning.pytorch']"
 
 
+def test_what_was_imported_before_is_left_alone():
+    assert python("import scipy.ndimage\n" + START + "    import torchmetrics, scipy.signal\nprint('done')") == "done"
+
+
 USES = """
 import torch._dynamo.exc
 import lightning.pytorch as L, torchmetrics, matplotlib.pyplot, scipy.signal
