@@ -37,7 +37,7 @@ class MNISTClassifier(BaseClassifier):
         net: The network: simple (hidden layers only), lenet5, convnet or small (few parameters).
         hidden: Neurons in each hidden layer, as a list: [256,128] is two layers. The net's own by default: [128] for
             simple and convnet, [120,84] for lenet5, none for small.
-        channels: Feature maps of each convolution of convnet, [32,64,64] by default, or of small, [16,32,48,48,64].
+        channels: Feature maps of each convolution of convnet, [32,64,64] by default, or of small, [12,24,40,52,60].
         activation: The non-linearity after each hidden layer.
         dropout: Probability of zeroing each hidden output while training (0.2 to 0.5 regularizes).
         input_dropout: The same for each pixel, for simple.

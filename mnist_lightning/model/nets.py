@@ -139,7 +139,7 @@ class ConvNet(Net):
 
 
 class SmallNet(Net):
-    """Few parameters, 9,930: separable convolutions, and of each feature map its mean; after JoshWarn's of 697.
+    """Few parameters, 8,694: separable convolutions, and of each feature map its mean; after JoshWarn's of 697.
 
     A 3x3 convolution and 2x2 pooling, then 3x3 convolutions of each map alone with 1x1 ones across the maps behind
     them; batch norm after each. Without padding, the images go 28 -> 26 -> 13 -> 11 -> 9 -> 7 -> 5 pixels.
@@ -151,7 +151,7 @@ class SmallNet(Net):
         hidden: Sequence[int] = (),
         activation: Activation = "relu",
         dropout: float = 0.0,
-        channels: Sequence[int] = (16, 32, 48, 48, 64),
+        channels: Sequence[int] = (12, 24, 40, 52, 60),
         image_shape: Sequence[int] = IMAGE_SHAPE,
         classes: int = len(DIGITS),
     ) -> None:
