@@ -32,19 +32,21 @@ def test_every_heading_that_the_readme_links_to_is_there():
 
 
 def code_map():
-    """The paths in the tree under "The code": each line begins with a name, in the folder that it is indented below."""
-    folders, paths = {0: Path()}, set()
+    """The tree under "The code": each path, by the indentation of its line, and the words of that."""
+    folders, words = {0: Path()}, {}
     for line in re.search(r"^## The code\n.*?^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)[1].splitlines():
         depth, name = len(line) - len(line.lstrip()), line.split()[0]
         folders[depth + 2] = folders[depth] / name
-        paths.add(folders[depth + 2])
-    return paths
+        words[folders[depth + 2]] = set(re.findall(r"\w+", line))
+    return words
 
 
 def test_the_code_map_names_what_is_there_and_every_module_of_the_library():
+    named = code_map()
+    assert [str(path) for path in named if not (ROOT / path).exists()] == []
     modules = {path.relative_to(ROOT) for path in ROOT.glob("mnist_lightning/**/*.py") if path.name != "__init__.py"}
-    assert [str(path) for path in sorted(code_map()) if not (ROOT / path).exists()] == []
-    assert [str(path) for path in sorted(modules - code_map())] == []
+    missing = {path for path in modules - named.keys() if path.stem not in named.get(path.parent, ())}
+    assert missing == set()
 
 
 def test_every_option_that_the_readme_names_is_one(dataset):
