@@ -54,10 +54,10 @@ def begun(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def sample(monkeypatch):
+def sample(tmp_path, monkeypatch):
     """No mirror, and a sample that takes no time to write."""
     monkeypatch.setattr(download, "download_mnist", unreachable)
-    folder = write_dataset("other", 60, 20, seed=1)
+    folder = write_dataset(tmp_path / "other", 60, 20, seed=1)
     parts = [read_idx(folder / name) for name in FILES]
     monkeypatch.setattr(download, "read_sample", lambda: parts)
 
