@@ -20,8 +20,10 @@ def main() -> None:
     runs = compare.find(args.folder)
     if args.json:
         print(json.dumps(compare.rows(runs), indent=2))
+    elif args.csv:
+        print(compare.as_csv(runs), end="")
     else:
-        print(compare.as_csv(runs) if args.csv else compare.table(runs, columns()), end="" if args.csv else "\n")
+        print(compare.table(runs, columns() or compare.WIDE))
 
 
 if __name__ == "__main__":

@@ -20,9 +20,10 @@ YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C, ten times a
 # Options that change where a run is kept and what it shows, not what comes out
 SILENT = (
     *("ckpt_path", "name", "find_lr", "steps_per_execution", "checkpoint.", "plots.", "model.trace", "data.mirrors"),
-    *("trainer.default_root_dir", "trainer.enable_progress_bar", "trainer.logger", "trainer.log_every_n_steps"),
+    *("trainer.default_root_dir", "trainer.enable_", "trainer.log_every_n_steps", "trainer.profiler"),
 )
 SHOWN = {"data.sha256": 12}  # characters, in a table
+WIDE = 200  # characters of a table in a file or a pipe, where --csv has all of it
 CELL = 16  # characters of an option, at most, where a table has to fit
 TEXT = ("run", "state", "rest")  # columns that are read, where others are compared
 
@@ -97,7 +98,14 @@ def best_epoch(
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in config.items():
-        if isinstance(value, dict) and value:
+        parts = [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, dict)]
+        classes = {  # callbacks, loggers: one, or a list of them
+            each["class_path"].rpartition(".")[2]: each.get("init_args") or {} for each in parts if "class_path" in each
+        }
+        if classes:
+            yield f"{prefix}{key}", ", ".join(classes)
+            yield from _flat(classes, f"{prefix}{key}.")
+        elif isinstance(value, dict) and value:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
@@ -135,14 +143,13 @@ def as_csv(runs: Sequence[Run]) -> str:
     return file.getvalue()
 
 
-def table(runs: Sequence[Run], wide: int | None = None) -> str:
+def table(runs: Sequence[Run], wide: int = WIDE) -> str:
     """The rows for people: figures that no run has are left out, and options go by their short names.
 
     Args:
         runs: Best first.
-        wide: Columns of the terminal that it has to fit; None for a table of any width. Where there is no room for all,
-            it goes to the options in which most runs are unlike the others; what else is special about a run stands in
-            the last column.
+        wide: Columns that it has to fit. Where there is no room for all, it goes to the options in which most runs are
+            unlike the others; what else is special about a run stands in the last column.
     """
     names = differing(runs)
     columns = {"run": ["run", *(str(run.folder) for run in runs)]}
@@ -153,7 +160,7 @@ def table(runs: Sequence[Run], wide: int | None = None) -> str:
             values = (run.figures[name] for run in runs)
             columns[name] = [name.replace("_", " "), *("" if v is None else pattern.format(v) for v in values)]
     columns["state"] = ["", *(run.state.replace("finished", "") for run in runs)]
-    if wide is None or _width(columns.values()) <= wide:
+    if _width(columns.values()) <= wide:
         return aligned(columns)
     folder = os.path.commonpath([run.folder.parent for run in runs])
     columns["run"] = ["run", *(os.path.relpath(run.folder, folder) for run in runs)]
@@ -183,15 +190,12 @@ def _fitted(columns: Mapping[str, Sequence[str]], names: Sequence[str], wide: in
     ]
     room = wide - _width(kept.values()) - 2
     table = aligned(kept | {"rest": ["different in", *(_cut(cell, room) for cell in said)]})
-    return f"{table}\n\n" + textwrap.fill(
-        "usually " + ", ".join(f"{t} {most or 'none'}" for t, (_, most) in left.items()), wide
-    )
+    usually = ", ".join(f"{t} {most}" for t, (_, most) in left.items() if most)
+    return f"{table}\n\n{textwrap.fill(f'usually {usually}', wide)}" if usually else table
 
 
 def _brief(name: str, value: Any) -> str:
     """A value for the eye."""
-    if isinstance(value, list) and any(isinstance(each, dict) for each in value):
-        value = [each.get("class_path", "").rpartition(".")[2] for each in value]  # of callbacks
     return f"{value:.4g}" if isinstance(value, float) else _text(value)[: SHOWN.get(name)]
 
 
