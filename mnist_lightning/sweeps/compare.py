@@ -80,16 +80,15 @@ def read(run: Path) -> Run | None:
     record, tested = load_json(run / RUN_RECORD), load_json(run / TESTED)
     record = record or tested.get("training", {}) | {"finished": bool(tested)}  # of a run from before it was kept
     state = "finished" if record.get("finished") else "running" if is_locked(run / RUN_LOCK) else "stopped"
-    _, accuracy, loss = best_epoch(record.get("history", {}))
+    _, accuracy, loss = best_epoch(record)
     values = accuracy, loss, tested.get("accuracy"), tested.get("loss"), *map(record.get, FIGURES[4:])
     return Run(run, state, dict(_flat(config)), dict(zip(FIGURES, values, strict=True)))
 
 
-def best_epoch(
-    history: Mapping[str, Sequence[Sequence[Any]]],
-) -> tuple[int | None, float | None, float | None]:
-    """The epoch that ``best.ckpt`` is of, the first with the highest validation accuracy; that; and its loss."""
-    accuracies = dict(map(tuple, history.get("val/accuracy", [])))
+def best_epoch(record: Mapping[str, Any]) -> tuple[int | None, float | None, float | None]:
+    """The epoch that ``best.ckpt`` is of, the run's first with the highest validation accuracy; that; and its loss."""
+    history, first = record.get("history", {}), record.get("first_epoch", 1)
+    accuracies = {epoch: accuracy for epoch, accuracy in history.get("val/accuracy", []) if epoch >= first}
     if not accuracies:
         return None, None, None
     best = max(accuracies, key=accuracies.__getitem__)

@@ -196,7 +196,7 @@ def train(run: Path, args: list[str], watch: Watch, measure: str) -> dict[str, A
         if measure == "test":
             test(cli, run)
     record = load_json(run / RUN_RECORD)
-    epoch, accuracy, loss = best_epoch(record["history"])
+    epoch, accuracy, loss = best_epoch(record)
     if measure == "test":
         tested = load_json(done)
         accuracy, loss = tested["accuracy"], tested["loss"]

@@ -20,7 +20,7 @@ from mnist_lightning.checkpoints.read import Checkpoint
 from mnist_lightning.data.datamodule import data_of
 from mnist_lightning.environment import environment
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import RUN_LOCK, RUN_RECORD, atomic_write, run_of
+from mnist_lightning.files import RUN_LOCK, RUN_RECORD, atomic_write, load_json, run_of
 from mnist_lightning.training.callbacks import RunTimer
 
 LAST = Path("checkpoints", "last.ckpt")
@@ -203,6 +203,8 @@ class RunRecord(SaveConfigCallback):
         if self._run:
             record = {**progress(trainer, pl_module), "max_epochs": trainer.max_epochs, "finished": finished}
             record["history"] = _finite(pl_module.history)
+            before = load_json(self._run / RUN_RECORD)  # a run begun from another's state has that one's history too
+            record["first_epoch"] = before.get("first_epoch", 1 if before else trainer.current_epoch + 1)
             atomic_write(self._run / RUN_RECORD, json.dumps(record) + "\n")
 
 

@@ -96,6 +96,22 @@ def test_callbacks_and_loggers_are_compared_by_name_and_argument_however_they_ar
     assert table[str(tmp_path / "csv")] == {printer[0]: "Printer", printer[1]: "bye", "trainer.logger": "CSVLogger"}
 
 
+def test_the_best_epoch_of_a_run_that_began_from_anothers_state_is_one_of_its_own(runs, dataset, tmp_path):
+    options = (
+        f"--data.data_dir={dataset}",
+        "--model.lr=0.01",
+        "--model.label_smoothing=0.1",
+        f"--ckpt_path={runs / 'tested'}",
+    )
+    off = ("--trainer.enable_progress_bar=false", "--plots.every_n_epochs=0", "--accelerator=cpu")
+    for epochs in (3, 4):  # begun, and resumed
+        MNISTCLI([*options, *off, f"--max_epochs={epochs}"]).fit(tmp_path / "run")
+    record = json.loads((tmp_path / "run" / RUN_RECORD).read_text())
+    record["history"]["val/accuracy"] = [[1, 0.8], [2, 0.9], [3, 0.7], [4, 0.6]]
+    (tmp_path / "run" / RUN_RECORD).write_text(json.dumps(record))
+    assert compare.read(tmp_path / "run").figures["val_accuracy"] == 0.7
+
+
 def test_a_run_is_running_while_its_process_trains_it(runs, tmp_path):
     shutil.copytree(runs / "broken", tmp_path / "run")
     with FileLock(tmp_path / "run" / RUN_LOCK):
