@@ -103,6 +103,11 @@ def check(folder: Path, study: optuna.Study, plan: Plan) -> None:
     theirs, ours, different = study.user_attrs["identity"], plan.identity, _different(study, plan)
     for name in dict.fromkeys([*ours, *theirs]):
         if theirs.get(name) != ours.get(name) and not (different and name.startswith(DATA)):  # the settings say more
+            if not any(each.startswith(DATA) for each in theirs):
+                raise UserError(
+                    f"{folder}: expected a sweep that names its data, got one that an older version began; begin a new "
+                    "folder with --output"
+                )
             there, here = (text(side[name]) if name in side else "none" for side in (theirs, ours))
             raise UserError(
                 f"{folder}: expected the sweep that was begun there, with {name} {there}, got {here}; give --output"

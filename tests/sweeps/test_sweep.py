@@ -205,6 +205,14 @@ def test_a_sweep_goes_on_with_its_own_data_alone(small, tmp_path):
     assert contents(tmp_path) == before
 
 
+def test_a_sweep_of_a_version_that_did_not_know_its_data_is_refused_in_these_words(small, data, tmp_path):
+    shutil.copytree(small[0] / "out", tmp_path / "out")
+    study = store.load(tmp_path / "out", "sweep")
+    identity = {name: value for name, value in study.user_attrs["identity"].items() if name != store.DATA}
+    study.set_user_attr("identity", identity)
+    refused(sweep(*SMALL, *data, cwd=tmp_path), "an older version", "a new folder with --output")
+
+
 def test_data_can_be_swept_and_each_is_known(data, tmp_path):
     other = write_dataset(tmp_path / "other", train=600, test=50, seed=1)
     ok(sweep("--data.data_dir", f"[{data[1]},{other}]", "--model.hidden", "[8]", "--max_epochs", "1", cwd=tmp_path))
