@@ -39,6 +39,7 @@ from mnist_lightning.training.run_folder import (
     resumes_its_run,
     run_logger,
 )
+from mnist_lightning.training.tensorboard import HyperParameters
 
 LOG_EVERY = 10  # steps: 258 points for three epochs of MNIST
 
@@ -131,6 +132,7 @@ class MNISTCLI(LightningCLI):
             *([EarlyStopping("val/loss", delta, patience)] if patience is not None else []),
             RunHeader(),
             RunTimer(config.max_time),
+            HyperParameters(),
             *([plots] if plots.every_n_epochs else []),
             *([] if config.enable_progress_bar is False or config.barebones or has_bar else [StepProgressBar()]),
             *([BestCheckpoint()] if saves and validates else []),

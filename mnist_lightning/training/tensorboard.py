@@ -83,21 +83,6 @@ class TensorBoardPlots(L.Callback):
         if trainer.current_epoch % self.every_n_epochs:  # the last epoch was not drawn yet
             self._draw(trainer, pl_module)
 
-    def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Adds a line to the HPARAMS tab; and what the checkpoint that was tested had reached on validation."""
-        data = data_of(trainer)
-        used = {"data_dir": str(data.folder), "data_sha256": data.sha256}  # of a sample, the sample's
-        options = {**pl_module.hparams, **data.hparams, **used}
-        options |= {"seed": torch.initial_seed(), "epochs": pl_module.trainer.max_epochs}
-        given = {name: value for name, value in options.items() if value is not None}
-        reached = {name: points[-1][1] for name, points in pl_module.history.items() if name.startswith("val/")}
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(given)
-                logger.log_metrics({f"tested/{name.replace('/', '_')}": value for name, value in reached.items()})
-        for writer in _writers(trainer):
-            _add_hparams(writer, given)
-
     def _draw(self, trainer: L.Trainer, pl_module: Any) -> None:
         if not _takes_images(trainer):
             return
@@ -115,10 +100,34 @@ class TensorBoardPlots(L.Callback):
                 _show(trainer, tag, plots.answers(*shown, pl_module.classes, COLUMNS))
 
 
+class HyperParameters(L.Callback):
+    """Adds a run to the HPARAMS tab, and what the checkpoint that is tested had reached on validation."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Writes them once Lightning has written its own, which do not know what came of source auto."""
+        data = data_of(trainer)
+        used = {"data_dir": str(data.folder), "data_sha256": data.sha256}  # of a sample, the sample's
+        options = {**pl_module.hparams, **data.hparams, **used}
+        options |= {"seed": torch.initial_seed(), "epochs": trainer.max_epochs}
+        given = {name: value for name, value in options.items() if value is not None}
+        for logger in _loggers(trainer):
+            logger.log_hyperparams(given)
+        for writer in _writers(trainer):
+            _add_hparams(writer, given)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        reached = {name: points[-1][1] for name, points in pl_module.history.items() if name.startswith("val/")}
+        for logger in _loggers(trainer):
+            logger.log_metrics({f"tested/{name.replace('/', '_')}": value for name, value in reached.items()})
+
+
+def _loggers(trainer: L.Trainer) -> list[TensorBoardLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
 def _writers(trainer: L.Trainer) -> list[SummaryWriter]:
     """The TensorBoard writers of the first process; the others have none."""
-    loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-    return [logger.experiment for logger in loggers] if trainer.is_global_zero else []
+    return [logger.experiment for logger in _loggers(trainer)] if trainer.is_global_zero else []
 
 
 def _add_hparams(writer: SummaryWriter, options: Mapping[str, Any]) -> None:

@@ -86,10 +86,15 @@ def test_hparams_compare_runs_by_options_and_final_figures(run, events):
 
 def test_what_matters_comes_first_and_options_in_which_runs_differ_too(run, dataset, tmp_path):
     (tmp_path / "version_0").symlink_to(run)
-    for name, option in (("wide net", "--model.hidden=[256]"), ("slow", "--model.lr=1e-4")):
-        cli = MNISTCLI([f"--data.data_dir={dataset}", "--max_epochs=6", "--model.dropout=0.1", option])
+    for name, *options in (
+        ("wide net", "--model.hidden=[256]"),
+        ("slow", "--model.lr=1e-4"),
+        ("untested", "--model.lr=1e-4", "--plots.every_n_epochs=0"),  # as those of a sweep are
+    ):
+        cli = MNISTCLI([f"--data.data_dir={dataset}", "--max_epochs=6", "--model.dropout=0.1", *options])
         cli.fit(tmp_path / name)
-        cli.test()
+        if name != "untested":
+            cli.test()
         for logger in cli.trainer.loggers:
             logger.finalize("success")
     board = program.TensorBoard()
@@ -104,8 +109,8 @@ def test_what_matters_comes_first_and_options_in_which_runs_differ_too(run, data
 
     for _ in range(100):  # it reads in a thread
         tags = ask("scalars/tags")
-        if {"version_0", "wide net", "slow"} <= tags.keys() and all(
-            "tested/val_loss" in each for each in tags.values()
+        if {"version_0", "wide net", "slow", "untested"} <= tags.keys() and all(
+            "tested/val_loss" in tags[name] for name in tags.keys() - {"untested"}
         ):
             break
         time.sleep(0.1)
@@ -117,7 +122,9 @@ def test_what_matters_comes_first_and_options_in_which_runs_differ_too(run, data
     assert {"dropout", "seed", "epochs", "batch_size"} < set(columns)
     asked = {"allowedStatuses": ["STATUS_SUCCESS", "STATUS_UNKNOWN"], "colParams": [], "startIndex": 0, "sliceSize": 9}
     trials = ask("hparams/session_groups", {"experimentName": "", **asked})["sessionGroups"]
-    assert {trial["name"] for trial in trials} == {"version_0", "wide net", "slow"}
+    assert {trial["name"] for trial in trials} == {"version_0", "wide net", "slow", "untested"}
+    for trial in trials:
+        assert "val/accuracy" in {metric["name"]["tag"] for metric in trial["metricValues"]}
 
 
 def test_the_first_curves_are_those_of_validation(run):
