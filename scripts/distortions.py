@@ -1,6 +1,7 @@
 """Draws what distortions do to digits: each kind alone, then all together."""
 
 from dataclasses import asdict, replace
+from inspect import signature
 from pathlib import Path
 
 from mnist_lightning.console.startup import importing
@@ -22,7 +23,8 @@ COLUMNS = 10
 
 def main() -> None:
     parser = Parser(description=__doc__, usage="%(prog)s [--OPTION VALUE ...]")
-    parser.add_class_arguments(Distortion, "data")  # the flags that train.py takes
+    others = signature(MNISTDataModule).parameters.keys() - asdict(Distortion()).keys()
+    parser.add_class_arguments(MNISTDataModule, "data", as_group=False, skip=others)  # the flags that train.py takes
     strongest = {"rotation": 10.0, "scale": 0.1, "shear": 0.1, "shift": 1.5, "elastic": 0.7}
     parser.set_defaults({f"data.{name}": value for name, value in strongest.items()})
     parser.add_argument("--seed", type=Seed, default=0, help="Seed of the distortions.")

@@ -38,7 +38,8 @@ def parser() -> Arguments:
     parser.add_argument("--pruner", choices=PRUNERS, default="median", help="What stops a search's hopeless trials.")
     parser.add_argument("--test_best", choices=("true", "false"), default="false", help="Test the winner, at the end.")
     parser.add_argument("--jobs", type=int, default=1, help="Processes to train in, with a thread each if several.")
-    parser.add_argument("--output", type=Path, default=None, help="Folder; lightning_logs/NAME_OF_THE_FILE by default.")
+    help = "Folder; lightning_logs/NAME_OF_THE_FILE by default."
+    parser.add_argument("--output", type=Path, default=argparse.SUPPRESS, help=help)
     return parser
 
 
@@ -50,9 +51,11 @@ def read(words: list[str]) -> tuple[Sweep, argparse.Namespace]:
         raise SystemExit(0)
     known = {action.dest for action in parser()._actions}
     given = {**(space.read(path) if path else {}), **space.typed(words)}
-    args = parser().parse_args([f"--{name}={space.text(given.pop(name))}" for name in list(given) if name in known])
+    args = parser().parse_args(
+        [f"--{name}={space.text(given.pop(name))}" for name in list(given) if name in known],
+        argparse.Namespace(output=Path("lightning_logs", path.stem if path else "sweep")),
+    )
     fixed, swept = space.divide(given)
-    args.output = args.output or Path("lightning_logs", path.stem if path else "sweep")
     return Sweep(fixed, swept, args.method, args.trials, args.seeds, args.folds, args.pruner).checked(), args
 
 

@@ -123,7 +123,8 @@ def read_checkpoint(path: str | os.PathLike[str], needs: Mapping[str, type] = {}
     """
     path = checkpoint_of(Path(path))
     if not path.is_file():
-        raise CheckpointError(f"expected a checkpoint or a run's folder at {path}, but there is no such file; give one")
+        but = "this folder has no checkpoint" if path.is_dir() else "there is no such file"
+        raise CheckpointError(f"expected a checkpoint or a run's folder at {path}, but {but}; give one")
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path}: expected a checkpoint, but it is damaged, or none at all; give another file")
     try:

@@ -50,7 +50,9 @@ def one_line(extra: str | None = None) -> Iterator[None]:
             message = f'this needs {error.name}; run pip install -e ".[{extra}]"'
         if isinstance(error, OSError) and error.filename is not None:
             path = os.fsdecode(error.filename)
-            message = f"cannot use {path}: {error.strerror}; check that it is there, may be written and has room"
+            there = isinstance(error, FileNotFoundError)
+            check = "it is there" if there else "you may use it and that there is room"
+            message = f"cannot use {path}: {error.strerror}; check that {check}"
         print("error:", " ".join(message.split()), file=sys.stderr)
         raise SystemExit(2) from None
     except (KeyboardInterrupt, SystemExit) as end:

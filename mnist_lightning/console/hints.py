@@ -78,16 +78,6 @@ def advice(given: str, options: Iterable[str]) -> str:
     return f"; did you mean {meant}?" if meant else "; see --help"
 
 
-def class_meant(given: str) -> str:
-    """Returns which of Lightning's classes somebody may have meant, as the end of a message."""
-    from lightning.pytorch import callbacks, loggers, profilers  # here, as few scripts take classes
-
-    known = {name.lower(): name for room in (callbacks, loggers, profilers) for name in room.__all__}
-    name = given.rpartition(".")[2].lower()
-    close = [] if name in known else difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-    return f"; did you mean {known[close[0]]}?" if close else "; see its manual"
-
-
 def option_meant(given: str, options: Iterable[str]) -> str | None:
     """Returns the option that somebody may have meant, or None.
 

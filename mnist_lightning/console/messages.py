@@ -25,8 +25,8 @@ def trainer_errors() -> Iterator[None]:
         raise
     except (ValueError, TypeError, ModuleNotFoundError, MisconfigurationException) as error:
         message = f"the Trainer refuses these options: {error}"
-        if "gpu backend" in str(error):
-            message = "expected a GPU for --accelerator gpu, but found none; use --accelerator cpu or auto"
+        if "gpu backend" in str(error) or "CUDAAccelerator` can not run" in str(error):
+            message = "expected a GPU for --accelerator, but found none; use --accelerator cpu or auto"
         raise UserError(message) from error
 
 

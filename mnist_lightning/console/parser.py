@@ -13,7 +13,8 @@ from jsonargparse import DefaultHelpFormatter, Namespace
 from jsonargparse.typing import register_type, restricted_number_type
 from lightning.pytorch.cli import LightningArgumentParser
 
-from mnist_lightning.console.hints import advice, class_meant, lacking
+from mnist_lightning.console.classes import class_refused, file_named
+from mnist_lightning.console.hints import advice, lacking
 from mnist_lightning.errors import UserError
 
 
@@ -37,10 +38,15 @@ MESSAGES = (
     ),
     (r"<class '(?:\w+\.)*(\w+)'>", r"\1"),
     (r"Not of type \w+: (\S+) does not .* v>=(\S+) and v<(\S+)", r"expected from \2 to below \3, got \1; see --help"),
+    (
+        r"--(model|data):\s+Unable to load config '(.*?)'.*",
+        r"--\1: expected a YAML file with its options, got \2; to train a class of your own, see README, From Python",
+    ),
     (r"argument data\.\w+ --> (\S+): .*", r"expected no --\1, which is as the data is; leave it out"),
     (r"int, typing\.Literal\['auto'\]", "a number or auto"),
     (r", NoneType", ""),  # none is what the default is, not what anybody types
     (r"(?:typing\.)?Literal\[.*?\](?:, (?:typing\.)?Literal\[.*?\])*", _values),
+    (r" 16-true,", ""),  # which training/options.py refuses
     (
         r"Expected (?:a )?(?:collections\.abc\.)?Sequence(?:\[int\])?\. Got value: ([\d,]+)",
         r"expected a list: [\1], got \1",
@@ -55,23 +61,6 @@ MESSAGES = (
     (r"Expected (?:an? )?(.*?)\. Got value: (.*)", r"expected \1, got \2; see --help"),
     (r"expected (.*?)\. Got value: (.*)", r"expected \1, got \2; see --help"),
 )
-
-
-def _class_refused(message: str) -> str | None:
-    """Says what is wrong with a class that the user named, or with its arguments; None where it is something else."""
-    key = re.search(r'Parser key "(\S+)"', message)
-    if not key:
-        return None
-    if absent := re.search(r"arguments are required: (\w+)", message):
-        return f"expected --{key[1]}.{absent[1]}, which the class needs, got none; give it"
-    if given := re.search(r"NestedArg\(key='(\w+)', val='?(.*?)'?\)", message):
-        wanted = re.search(rf"--{given[1]}:\s+(expected .*?), got", message)
-        what = wanted[1] if wanted else "expected an argument of the class that was named before it"
-        return f"--{key[1]}.{given[1]}: {what}, got {given[2]}; see the class's manual"
-    if named := re.search(r"dot import path string: (\S+)|given class_path '(\S+)':(\s+.+?)\n\s+- ", message):
-        name, why = (named[1], "") if named[1] else (named[2], f" ({named[3].strip()})")
-        return f"--{key[1]}: expected a class, by its name or its import path, got {name}{why}{class_meant(name)}"
-    return None
 
 
 class BriefHelp(DefaultHelpFormatter):
@@ -134,10 +123,13 @@ class Parser(LightningArgumentParser):
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *more: Any, **options: Any
     ) -> Namespace:
-        """Refuses a name that no configuration, page or curve could hold."""
-        for word in sys.argv[1:] if args is None else args:
+        """Refuses a name that no configuration, page or curve could hold, and a file where a class is meant."""
+        words = sys.argv[1:] if args is None else args
+        for word in words:
             if any("\ud800" <= character <= "\udfff" for character in word):  # bytes that are no UTF-8
                 raise UserError(f"expected a name in UTF-8, got {word!r}; rename it")
+        if mistaken := file_named(words):
+            raise UserError(mistaken)
         return super().parse_args(args, *more, **options)
 
     def parse_path(self, cfg_path: Any, *more: Any, **options: Any) -> Namespace:
@@ -150,10 +142,14 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Replaces jsonargparse's usage and message by a UserError."""
-        message = _class_refused(message) or message
+        message = class_refused(message) or message
         absent = re.search(r"arguments are required: (.+)", message)
         if absent and any(action.dest in absent[1] for action in self._actions if not action.option_strings):
             raise UserError(lacking(absent[1], self.prog)) from ex
+        if absent:
+            helps = {action.dest: action.help or "" for action in self._actions}
+            given = [f"--{name} ({helps[name].rstrip('.').lower()})" for name in absent[1].split(", ")]
+            message = f"expected {' and '.join(given)}, got none; give that"
         if alone := re.match(r"argument ([^\s/:]+)\S*: expected one argument", message):
             example = ", such as true" if "bool" in str(vars(self._option_string_actions[alone[1]])) else ""
             message = f"{alone[1]}: expected a value{example}, got none; see --help"

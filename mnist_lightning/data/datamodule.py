@@ -84,7 +84,10 @@ class MNISTDataModule(L.LightningDataModule):
         if val_size < 0 or (isinstance(val_size, float) and val_size >= 1):
             raise UserError(f"expected val_size to be a count or a fraction from 0 to below 1, got {val_size}")
         if (folds, fold) != (None, None) and ((folds or 0) < 2 or fold not in range(folds or 0)):
-            raise UserError(f"expected 2 folds or more, and a fold from 0 to below that, got {folds} and {fold}")
+            raise UserError(
+                f"expected 2 folds or more, and a fold from 0 to below that, got {folds} and {fold}; "
+                "give both, such as --data.folds 5 --data.fold 0"
+            )
         self.distortion = Distortion(rotation, scale, shear, shift, elastic, smoothness)
         if permute_pixels and not self.distortion.is_identity:
             raise UserError("expected no distortions, which know what is beside a pixel, with --data.permute_pixels")

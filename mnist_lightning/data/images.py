@@ -42,7 +42,7 @@ def read(part: str, folder: Path, classes: Sequence[str], shape: Sequence[int] |
     if (unknown := labels[places[labels] < 0]).size:
         raise DataError(
             f"{paths[1]}: expected labels of the {len(classes)} classes {classes[0]} to {classes[-1]}, which are "
-            f"trained on, got {unknown[0]}; leave out such images"
+            f"trained on, got {names.get(unknown[0], unknown[0])}; give images of these classes, and no others"
         )
     return ImageDataset(torch.from_numpy(images), torch.from_numpy(places[labels]))
 

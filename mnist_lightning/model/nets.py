@@ -196,7 +196,7 @@ def _pixels_left(
 
 def _dropout(probability: float) -> list[nn.Module]:
     if not 0 <= probability < 1:
-        raise UserError(f"expected dropout to be a probability from 0 to below 1, got {probability}")
+        raise UserError(f"expected dropout to be from 0 to below 1, got {probability}; change --model.dropout")
     return [nn.Dropout(probability)] if probability else []
 
 

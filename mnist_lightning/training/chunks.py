@@ -169,7 +169,7 @@ def who_notices(trainer: L.Trainer, module: L.LightningModule) -> str | None:
     """Says what in a run watches or counts batches; None where nothing does."""
     for flag, silent in COUNTING_FLAGS.items():
         value = getattr(trainer, flag, None)
-        if (value, type(value)) != (silent, type(silent)):  # limit_train_batches 1.0 is all, and 1 is one
+        if value != silent or (value == 1 and type(value) is not type(silent)):  # 1.0 of the batches is all, 1 is one
             return f"{flag} counts batches"
     if not isinstance(trainer.strategy, SingleDeviceStrategy):
         return f"{trainer.world_size} processes share each batch"

@@ -5,6 +5,7 @@ import os
 import sys
 
 import pytest
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from mnist_lightning.console import messages
 from mnist_lightning.errors import UserError
@@ -23,7 +24,11 @@ def loud(monkeypatch):
         (OSError("the pipe broke"), "error: the pipe broke"),
         (
             PermissionError(13, "Permission denied", b"a.ckpt"),
-            "error: cannot use a.ckpt: Permission denied; check that",
+            "error: cannot use a.ckpt: Permission denied; check that you may use it",
+        ),
+        (
+            FileNotFoundError(2, "No such file", "a.yaml"),
+            "error: cannot use a.yaml: No such file; check that it is",
         ),
     ],
 )
@@ -82,7 +87,11 @@ def test_a_name_that_a_terminals_encoding_lacks_is_escaped(monkeypatch):
     ("error", "line"),
     [
         (ValueError("no such precision"), "the Trainer refuses these options: no such precision"),
-        (ValueError("No supported gpu backend found!"), "expected a GPU for --accelerator gpu, but found none; use .*"),
+        (ValueError("No supported gpu backend found!"), "expected a GPU for --accelerator, but found none; use .*"),
+        (
+            MisconfigurationException("`CUDAAccelerator` can not run on your system"),
+            "expected a GPU for --accelerator, but found none; use .*",
+        ),
         (UserError("expected this, got that"), "expected this, got that"),
     ],
 )

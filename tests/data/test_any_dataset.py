@@ -121,6 +121,13 @@ def test_a_label_that_is_not_trained_on_is_refused(tmp_path):
         MNISTDataModule(str(folder)).setup("fit")
 
 
+def test_other_classes_than_are_trained_on_are_named(tmp_path):
+    data = MNISTDataModule(str(write(tmp_path / "other", "wide", ["leaf", "star", "moon"])))
+    data.classes = ["0", "1"]
+    with pytest.raises(DataError, match=r"classes 0 to 1, which are trained on, got (leaf|star|moon); give images"):
+        data.setup("test")
+
+
 def test_a_classifier_for_other_data_is_refused_with_what_to_write(tmp_path, dataset):
     trainer = quiet_trainer(max_epochs=1)
     with pytest.raises(UserError, match=r"got uint8 of shape .100, 20, 31."):

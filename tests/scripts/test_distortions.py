@@ -1,5 +1,7 @@
 """scripts/distortions.py: it takes the flags of train.py, and draws the same again."""
 
+import re
+
 import numpy as np
 from helpers import ok, run_script
 from PIL import Image
@@ -16,3 +18,11 @@ def test_distortions_are_drawn_as_the_flags_of_train_say(dataset, tmp_path):
     assert one.shape == same.shape == other.shape
     assert (one == same).all()
     assert (one != other).any()
+
+
+def test_its_help_is_that_of_train_with_other_defaults(tmp_path):
+    (line,) = re.findall(
+        r"--data.shift SHIFT\s(.*?)--", ok(run_script("distortions.py", "--help", cwd=tmp_path)), re.DOTALL
+    )
+    text = "Largest move along each axis, in pixels of which the longer side has 28, as the next two. (default: 1.5)"
+    assert " ".join(line.split()) == text

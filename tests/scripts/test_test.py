@@ -92,5 +92,6 @@ def test_bad_checkpoints_end_in_a_line(checkpoint, tmp_path):
     contents["hyper_parameters"]["hidden"] = [64]
     torch.save(contents, tmp_path / "shapes.ckpt")
     refused(run_script("test.py", "missing.ckpt", cwd=tmp_path), "no such file")
+    refused(run_script("test.py", tmp_path, cwd=tmp_path), "this folder has no checkpoint")
     refused(run_script("test.py", "half.ckpt", cwd=tmp_path), "half.ckpt", "damaged")
     refused(run_script("test.py", "shapes.ckpt", cwd=tmp_path), "shapes.ckpt", "expected weights that fit")

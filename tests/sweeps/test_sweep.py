@@ -232,7 +232,7 @@ def test_data_can_be_swept_and_each_is_known(data, tmp_path):
         (["--model.lr", "[1,2]", "--data.val_size", "0"], ["--data.val_size"]),
         (["--model.lr", "[1,2]", "--jobs", "0"], ["--jobs"]),
         (["--model.lr", "[1,2]", "--method", "grit"], ["--method", "grit"]),
-        (["nowhere.yaml"], ["nowhere.yaml"]),
+        (["nowhere.yaml"], ["cannot use nowhere.yaml: ", "; check that it is there"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

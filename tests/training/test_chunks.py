@@ -333,6 +333,7 @@ FLAGS = [
     Case("max_time, far", options(max_time={"minutes": 5}), chunks=None),
     Case("fast_dev_run", options(fast_dev_run=3)),
     Case("fast_dev_run true", options(fast_dev_run=True)),
+    Case("fast_dev_run 0", options(fast_dev_run=0), chunks=True),
     Case("detect_anomaly", options(detect_anomaly=True), chunks=True),
     Case("deterministic", options(deterministic=True), chunks=True),
     Case("benchmark", options(benchmark=True), chunks=True),

@@ -22,12 +22,37 @@ BAD_OPTIONS = [
     (["--lr", "0.01"], ["--lr 0.01; did you mean --model.lr?"]),
     (["configs/lenet5.yaml"], ["did you mean --config configs/lenet5.yaml?"]),
     (["--trainer.callbacks=EarlyStopping"], ["expected --trainer.callbacks.monitor, which the class needs, got none"]),
-    (["--trainer.callbacks=Erly"], ["--trainer.callbacks: expected a class, by its name or its import path, got Erly"]),
+    (
+        ["--trainer.callbacks=Erly"],
+        ["--trainer.callbacks: expected a class, by its name or its import path, got Erly; name one"],
+    ),
     (["--trainer.callbacks=Timer", "--trainer.callbacks.foo=3"], ["--trainer.callbacks.foo: expected an arg", "got 3"]),
     (["--trainer.callbacks=RichProgressBar", "--trainer.callbacks.leave=x"], [".leave: expected bool, got x"]),
     (["--trainer.callbacks=EarlyStoping"], ["got EarlyStoping; did you mean EarlyStopping?"]),
     (["--trainer.logger=lightning.pytorch.loggers.WandLogger"], ["did you mean WandbLogger?"]),
-    (["--trainer.callbacks=no_such.Callback"], ["got no_such.Callback (No module named 'no_such'); see its manual"]),
+    (
+        ["--trainer.callbacks=no_such.Callback"],
+        ["got no_such.Callback (No module named 'no_such'); put PYTHONPATH=ITS_FOLDER before the command"],
+    ),
+    (["--trainer.callbacks=mine.Printer"], ["got mine.Printer (No module named 'mine'); put PYTHONPATH=. before"]),
+    (
+        ["--trainer.callbacks", "./mine.py"],
+        ["--trainer.callbacks: expected a class, got the file ./mine.py", ": mine.CLASS"],
+    ),
+    (
+        ["--trainer.callbacks=half.A"],
+        ["half.A, whose import fails in own/half.py, line 2 (SyntaxError: ", "; mend that"],
+    ),
+    (["--trainer.callbacks=broken.A"], ["own/broken.py, line 1 (ZeroDivisionError: division by zero); mend that"]),
+    (["--trainer.callbacks=broken.A", "--trainer.callbacks+=Timer"], ["own/broken.py, line 1 (ZeroDivisionError"]),
+    (["--trainer.callbacks=test_cli.Nope"], ["(module 'test_cli' has no attribute 'Nope'); correct that"]),
+    (["--trainer.callbacks=test_cli.MNISTCLI"], ["expected a Callback, got test_cli.MNISTCLI, which is none; name a"]),
+    (["--trainer.logger=Logger"], ["expected a class that can be made, got Logger, which is abstract", "CSVLogger"]),
+    (["--trainer.logger=MyLogger"], ["got MyLogger; name one of your own with its module: MODULE.MyLogger"]),
+    (
+        ["--model", "mine.Net"],
+        ["--model: expected a YAML file with its options, got mine.Net; to train a class of your"],
+    ),
     (["--trainer.callbacks=test_cli.Silent"], ["test_cli.Silent cannot be made (it does not say why); see its manual"]),
     (["--trainer.callbacks=test_cli.Saying"], ["test_cli.Saying cannot be made (the moon is not up); see its manual"]),
     (["--model.hidden", "3"], ["--model.hidden: expected a list: [3], got 3"]),
@@ -41,7 +66,7 @@ BAD_OPTIONS = [
     (["--data.val_size", "600"], ["600 of 600"]),
     (["--data.val_size", "1.5"], ["val_size", "1.5"]),
     (["--trainer.max_epochs", "x"], ["--trainer.max_epochs", "got x"]),
-    (["--trainer.precision=fp16"], ["one of 64, 32, 16, transformer-engine,", "64-true, bf16, got fp16; see --help"]),
+    (["--trainer.precision=fp16"], ["transformer-engine-float16, 16-mixed, bf16-true", "bf16, got fp16; see --help"]),
     (["--trainer.fast_dev_run"], ["--trainer.fast_dev_run: expected a value, such as true, got none"]),
     (["--max_epochs"], ["--max_epochs: expected a value, got none; see --help"]),
     (["--max_epoch=3"], ["--max_epoch=3; did you mean --max_epochs?"]),
@@ -95,7 +120,8 @@ BAD_OPTIONS = [
     (["--data.elastic=-1"], ["expected elastic to be from 0 to 28, got -1.0; change --data.elastic"]),
     (["--data.folds=1", "--data.fold=0"], ["expected 2 folds or more, and a fold from 0 to below that, got 1 and 0"]),
     (["--data.folds=3", "--data.fold=3"], ["got 3 and 3"]),
-    (["--data.folds=3"], ["got 3 and None"]),
+    (["--data.folds=3"], ["got 3 and None; give both, such as --data.folds 5 --data.fold 0"]),
+    (["--model.dropout=1"], ["expected dropout to be from 0 to below 1, got 1.0; change --model.dropout"]),
     (["--data.fold=1"], ["got None and 1"]),
     (["--data.folds=601", "--data.fold=600"], ["expected no more folds than the 600 training images, got 601"]),
     (["--model.classes=[a,b]"], ["expected no --model.classes, which is as the data is; leave it out"]),
@@ -113,7 +139,9 @@ BAD_OPTIONS = [
     (["--config", "pictures.yaml"], ["pictures.every_n_epochs", "did you mean plots?"]),
 ]
 if not torch.cuda.is_available():
-    BAD_OPTIONS.append((["--accelerator", "gpu"], ["expected a GPU", "--accelerator cpu or auto"]))
+    BAD_OPTIONS += [
+        (["--accelerator", name], ["expected a GPU", "--accelerator cpu or auto"]) for name in ("gpu", "cuda")
+    ]
 
 
 class Silent(Callback):
@@ -131,6 +159,11 @@ def test_options_that_cannot_be_are_refused_by_their_names_and_leave_nothing(
     dataset, tmp_path, monkeypatch, options, words
 ):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").touch()
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/half.py").write_text("import sys\nclass A(:")
+    (tmp_path / "own/broken.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path / "own")
     (tmp_path / "width.yaml").write_text("model: {width: 3.0}")
     (tmp_path / "pictures.yaml").write_text("pictures: {every_n_epochs: 3}")
     (tmp_path / "notes.md").write_text("# Notes\n**Not YAML**")
