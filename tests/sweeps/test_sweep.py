@@ -273,6 +273,9 @@ def test_a_search_draws_from_its_ranges_and_stops_what_is_hopeless(data, tmp_pat
     assert trials(tmp_path)[:8] == rows
     assert len(trials(tmp_path)) == 9
     assert "pruned at" in out
+    count = sum(row["state"] == "pruned" for row in trials(tmp_path))
+    said = (tmp_path / "out/results.html").read_text()
+    assert f"9 points, {count} of them pruned;" in said and said.count('<polyline class="cut"') == count
 
 
 def plan(name="sweep"):
