@@ -129,6 +129,7 @@ def test_several_runs_are_compared_with_their_ensemble(folder, dataset, tmp_path
         assert re.search(rf"^{re.escape(str(member))} .*  {single['accuracy']:.2%}  ", told, re.MULTILINE)
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<h1>An ensemble of 2 reads " in page
+    assert f"<td>1</td><td>{members[0]}</td>" in page  # a phone shows the first columns
     assert "<td>hidden [16]</td>" in page
     assert "Validation accuracy" in page
     assert "epoch 1: 1 " in page
