@@ -206,7 +206,8 @@ class MNISTCLI(LightningCLI):
             path = last_checkpoint(root, self.plain_config, self.datamodule.sha256)
             if path is None:
                 if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-                    print(f"no checkpoint of this experiment in {root} yet: beginning at the start", file=sys.stderr)
+                    place = root / (self.config.name or "")
+                    print(f"no checkpoint of this experiment in {place} yet: beginning at the start", file=sys.stderr)
                 self.config.ckpt_path = None  # what repeats this run begins at the start too
         elif path and self._configs:
             path = next((place for place in places(path, *self._configs) if place.is_file()), path)

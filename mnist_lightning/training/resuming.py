@@ -149,9 +149,10 @@ def _check_length(checkpoint: Mapping[str, Any], trainer: L.Trainer) -> None:
         ("trainer.max_steps", trainer.max_steps, checkpoint["global_step"]),
     ):
         if 0 <= limit < done or (limit == done and not ended):
+            least = f"{'at least' if ended else 'more than'} the {done}"
             raise UserError(
-                f"expected --{name} to be more than the {done} that the checkpoint has behind it, got {limit}; raise "
-                "it, or use scripts/test.py to test the checkpoint"
+                f"{trainer.ckpt_path}: expected --{name} to be {least} that the checkpoint has behind it, got {limit}; "
+                "raise it, or use scripts/test.py to test the checkpoint"
             )
 
 

@@ -47,7 +47,7 @@ def new_run(root: Path, name: str | None = None) -> Path:
         except FileExistsError as error:
             raise UserError(
                 f"{root / name}: expected a new name for the run, but there is one; give another --name, or resume "
-                "it with --ckpt_path last"
+                "it with its own options and --ckpt_path last"
             ) from error
         return root / name
     for number in count(len(list(root.glob("version_*")))):
@@ -81,13 +81,15 @@ def run_logger(
 
 
 def last_checkpoint(root: Path, config: Mapping[str, Any], sha256: str) -> Path | None:
-    """Returns the newest ``last.ckpt`` among the runs of the same experiment, or None.
+    """Returns the newest ``last.ckpt`` among the runs of the same experiment, and of a name that is given, or None.
 
     Where none of them is on the data of this SHA-256, it is one that was asked for by the same options: the data has
     changed under it, which :func:`~mnist_lightning.training.resuming.check_resumable` refuses.
     """
     found = []
     for path in root.glob(f"*/{LAST}"):
+        if not _may_be(run_of(path), config):
+            continue
         theirs = config_of(run_of(path))
         same_data = _part(theirs, "data").get("sha256") == sha256
         if _options(theirs) == _options(config) and (same_data or _asks_for(config, _part(theirs, "data"))):
@@ -104,7 +106,13 @@ def is_run_of(run: Path, config: Mapping[str, Any]) -> bool:
 
 def resumes_its_run(checkpoint: Path, config: Mapping[str, Any]) -> bool:
     """Tells whether training from a checkpoint continues its run: from the newest state, with the run's own options."""
-    return checkpoint.name == LAST.name and _options(config_of(run_of(checkpoint))) == _options(config)
+    run = run_of(checkpoint)
+    return checkpoint.name == LAST.name and _may_be(run, config) and _options(config_of(run)) == _options(config)
+
+
+def _may_be(run: Path, config: Mapping[str, Any]) -> bool:
+    """Tells whether a run has the name that options ask for, if they do."""
+    return config.get("name") in (None, run.resolve().name)
 
 
 def config_of(run: Path) -> Mapping[str, Any]:

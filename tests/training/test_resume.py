@@ -141,6 +141,20 @@ def test_last_begins_from_the_start_when_there_is_nothing_of_this_experiment(dat
     assert len(list(tmp_path.glob("lightning_logs/*"))) == 2
 
 
+def test_a_name_is_of_the_run_that_is_resumed_or_of_a_new_one(dataset, tmp_path):
+    options = ("--data.data_dir", dataset, *OPTIONS)
+    ok(run_script("train.py", *options, "--max_epochs=1", "--name=one", cwd=tmp_path))
+    one, two, three = (tmp_path / "lightning_logs" / name for name in ("one", "two", "three"))
+    before = {path: path.read_bytes() for path in one.rglob("*.*")}
+    result = run_script("train.py", *options, "--max_epochs=2", "--name=two", "--ckpt_path=last", cwd=tmp_path)
+    assert (result.returncode, "in lightning_logs/two yet: beginning" in result.stderr) == (0, True)
+    ok(run_script("train.py", *options, "--max_epochs=2", "--name=three", "--ckpt_path", one / LAST, cwd=tmp_path))
+    assert {path: path.read_bytes() for path in one.rglob("*.*")} == before
+    assert state(two)["global_step"] == state(three)["global_step"] == 70
+    ok(run_script("train.py", *options, "--max_epochs=2", "--name=one", "--ckpt_path=last", cwd=tmp_path))
+    assert state(one)["global_step"] == 70
+
+
 CONVNET = ("--model.net=convnet", "--model.channels=[4,4]", "--model.hidden=[16]")
 
 
@@ -212,11 +226,11 @@ def test_options_that_the_checkpoint_would_undo_are_refused(dataset, tmp_path):
 @pytest.mark.parametrize(
     ("options", "name", "said"),
     [
-        (["--max_epochs=1"], "last.ckpt", "--max_epochs to be more than the 2 .* got 1; raise it, or use scripts/test"),
+        (["--max_epochs=1"], "last.ckpt", r"last\.ckpt: expected --max_epochs to be at least the 2 .* got 1; raise it, or"),
         (
             ["--trainer.max_steps=69", "--steps_per_execution=1"],
             "last.ckpt",
-            "--trainer.max_steps to be more than the 70 .* got 69; raise it",
+            "--trainer.max_steps to be at least the 70 .* got 69; raise it",
         ),
         (["--max_epochs=2"], "best.ckpt", "--max_epochs to be more than the 2 .* got 2; raise it"),
     ],
