@@ -28,7 +28,7 @@ from mnist_lightning.model.nets import sizes
 from mnist_lightning.training.callbacks import Answers, MovingAverage, RunHeader, RunTimer, StepProgressBar
 from mnist_lightning.training.checkpointing import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, Stopped
 from mnist_lightning.training.chunks import StepsPerExecution
-from mnist_lightning.training.options import add_run_options, check_flags
+from mnist_lightning.training.options import add_run_options, check_callbacks, check_flags
 from mnist_lightning.training.resuming import RESUMABLE, CheckedStates, check_resumable, one_line_until_it_trains
 from mnist_lightning.training.run_folder import (
     LAST,
@@ -101,6 +101,7 @@ class MNISTCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init.trainer
         check_flags(config)
+        check_callbacks(_as_list(config.callbacks))
         first, *_ = [*_as_list(config.logger), None]
         # Each run has a folder, with a TensorBoardLogger that fit makes when it knows it; other loggers come beside.
         off = first is False or config.fast_dev_run or config.barebones
@@ -217,8 +218,7 @@ class MNISTCLI(LightningCLI):
             return None
         newest = Path(path, LAST)  # of a run's folder
         checkpoint = read_checkpoint(newest if newest.is_file() else path, needs=RESUMABLE)
-        checkpoint.load_weights(self.model)  # for its error; Lightning loads them again, with all the rest
-        check_resumable(checkpoint, self.config.model, self.datamodule)
+        check_resumable(checkpoint, self.model, self.config.model, self.datamodule)
         return checkpoint
 
     def test(self) -> dict[str, Tensor]:

@@ -1,7 +1,10 @@
-"""The options of a run besides the model's, the data's and the Trainer's; and which of the Trainer's cannot be."""
+"""The options of a run besides the model's, the data's and the Trainer's; and what of the Trainer's cannot be."""
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
+
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from mnist_lightning.console.parser import HelpAll, Parser
 from mnist_lightning.errors import UserError
@@ -22,12 +25,36 @@ REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("precision", lambda value: value == "16-true", "one that trains, got {}; 16-mixed and bf16-true do"),
 )
 
+MONITORED = ("val/loss", "val/accuracy", "train/loss", "train/accuracy")
+LOGGED = (*MONITORED, "train/loss_step", "lr")
+
 
 def check_flags(trainer: Mapping[str, Any]) -> None:
     """Refuses what a Trainer takes, to divide by zero, to train nothing, or to lose the test."""
     for name, refused, expected in REFUSED:
         if refused(trainer[name]):
             raise UserError(f"expected --trainer.{name} to be {expected.format(trainer[name])}")
+
+
+def check_callbacks(callbacks: Sequence[Callback]) -> None:
+    """Refuses a callback of the user's that would write over the run's checkpoints, or that misspells its monitor."""
+    for each in callbacks:
+        if isinstance(each, ModelCheckpoint) and each.dirpath is None:
+            given = "save_last" if each.save_last else f"filename {each.filename}"
+            if given in ("save_last", "filename best", "filename last"):
+                raise UserError(
+                    f"expected a ModelCheckpoint beside the run's own best.ckpt and last.ckpt, got {given}; leave it "
+                    "out, or give a dirpath"
+                )
+        # what a class of the user's logs may have any name
+        monitor = getattr(each, "monitor", None) if all(map(_is_lightnings, callbacks)) else None
+        meant = difflib.get_close_matches(str(monitor).replace("_", "/"), MONITORED, n=1, cutoff=0.7)
+        if meant and monitor not in LOGGED:
+            raise UserError(f"expected a metric that is logged to monitor, got {monitor}; did you mean {meant[0]}?")
+
+
+def _is_lightnings(callback: Callback) -> bool:
+    return type(callback).__module__.startswith("lightning.")
 
 
 def add_run_options(parser: Parser) -> None:

@@ -1,7 +1,7 @@
 """What a run can be resumed from: a checkpoint with all its states, of a run with the same options and length."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from mnist_lightning.checkpoints.read import Checkpoint, CheckpointError
 from mnist_lightning.console.messages import is_lightnings
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
+from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.model.schedule import epochs, total_steps
 from mnist_lightning.training.run_folder import LAST, RunRecord
 
@@ -35,28 +36,42 @@ RESUMABLE = {
 # Options of the model that the optimizer's and the schedule's states hold
 RESTORED = ["optimizer", "lr", "weight_decay", "betas", "momentum", "nesterov"]
 RESTORED += ["scheduler", "step_size", "gamma", "warmup_epochs"]
+# Those that its weights may not fit: dropout is a layer, which is there or not
+SHAPES = ["net", "hidden", "channels", "dropout", "input_dropout", "deslant", "ink_width", "permute_pixels"]
 
 
-def check_resumable(checkpoint: Checkpoint, options: Mapping[str, Any], data: MNISTDataModule) -> None:
+def check_resumable(
+    checkpoint: Checkpoint, model: MNISTClassifier, options: Mapping[str, Any], data: MNISTDataModule
+) -> None:
     """Checks that a run goes on with what a checkpoint was trained on, and does not ask for what its states would undo.
 
     Args:
         checkpoint: What the run shall be resumed from.
-        options: Of the run's MNISTClassifier.
+        model: Of the run.
+        options: Of that.
         data: Of the run, ready to train on.
 
     Raises:
-        CheckpointError: It is of other data, or has other options of the optimizer or the schedule; or its history is
-            none.
+        CheckpointError: It is of other data, or has other options of the net, the optimizer or the schedule; or its
+            history is none.
     """
     _check_data(checkpoint, data)
     checkpoint.history  # noqa: B018  # for its error
+    _check_options(checkpoint, options, RESTORED, "its optimizer resumes with")
+    try:
+        checkpoint.load_weights(model)  # for its error; Lightning loads them again, with all the rest
+    except CheckpointError:
+        _check_options(checkpoint, options, SHAPES, "its net has")
+        raise
+
+
+def _check_options(checkpoint: Checkpoint, options: Mapping[str, Any], names: Sequence[str], whose: str) -> None:
     theirs = checkpoint.model_options
-    for name in RESTORED:
+    for name in names:
         if options[name] != theirs[name]:
             raise checkpoint.error(
-                f"expected --model.{name} {theirs[name]}, which its optimizer resumes with, got {options[name]}; "
-                "give the same options, or --config with the run's config.yaml"
+                f"expected --model.{name} {theirs[name]}, which {whose}, got {options[name]}; give the same options, "
+                "or --config with the run's config.yaml"
             )
 
 

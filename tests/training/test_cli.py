@@ -28,6 +28,19 @@ BAD_OPTIONS = [
     ),
     (["--trainer.callbacks=Timer", "--trainer.callbacks.foo=3"], ["--trainer.callbacks.foo: expected an arg", "got 3"]),
     (["--trainer.callbacks=RichProgressBar", "--trainer.callbacks.leave=x"], [".leave: expected bool, got x"]),
+    (
+        ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val_loss"],
+        ["got val_loss; did you mean val/loss?"],
+    ),
+    (
+        ["--trainer.callbacks=ModelCheckpoint", "--trainer.callbacks.monitor=val_acc"],
+        ["got val_acc; did you mean val/accuracy?"],
+    ),
+    (
+        ["--trainer.callbacks=ModelCheckpoint", "--trainer.callbacks.filename=best"],
+        ["beside the run's own best.ckpt and last.ckpt, got filename best; leave it out"],
+    ),
+    (["--trainer.callbacks=ModelCheckpoint", "--trainer.callbacks.save_last=true"], ["got save_last; leave it out"]),
     (["--trainer.callbacks=EarlyStoping"], ["got EarlyStoping; did you mean EarlyStopping?"]),
     (["--trainer.logger=lightning.pytorch.loggers.WandLogger"], ["did you mean WandbLogger?"]),
     (
@@ -181,7 +194,7 @@ def test_options_that_cannot_be_are_refused_by_their_names_and_leave_nothing(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val_loss"], "`val_loss` which is not"),
+        (["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=top5"], "`top5` which is not"),
         (["--trainer.val_check_interval=5000"], "less than or equal to the number of the training batches"),
     ],
 )

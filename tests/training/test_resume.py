@@ -218,15 +218,20 @@ def test_options_that_the_checkpoint_would_undo_are_refused(dataset, tmp_path):
     ok(run_script("train.py", *options, cwd=tmp_path))
     checkpoint = Path("lightning_logs", "version_0", LAST)
     before = sorted(tmp_path.rglob("*"))
-    result = run_script("train.py", *options, "--model.lr=0.01", f"--ckpt_path={checkpoint}", cwd=tmp_path)
-    refused(result, "expected --model.lr 0.001, which its optimizer resumes with, got 0.01")
+    for option, said in (
+        ("--model.lr=0.01", "--model.lr 0.001, which its optimizer resumes with, got 0.01"),
+        ("--model.dropout=0.2", "--model.dropout 0.0, which its net has, got 0.2; give the same"),
+        ("--model.hidden=[64]", "--model.hidden [128], which its net has, got [64]"),
+    ):
+        result = run_script("train.py", *options, option, f"--ckpt_path={checkpoint}", cwd=tmp_path)
+        refused(result, f"last.ckpt: expected {said}")
     assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
     ("options", "name", "said"),
     [
-        (["--max_epochs=1"], "last.ckpt", r"last\.ckpt: expected --max_epochs to be at least the 2 .* got 1; raise it, or"),
+        (["--max_epochs=1"], "last.ckpt", r"last\.ckpt: expected --max_epochs to be at least the 2 .* got 1; raise it"),
         (
             ["--trainer.max_steps=69", "--steps_per_execution=1"],
             "last.ckpt",
