@@ -65,6 +65,9 @@ def check_classes(names: Sequence[str], source: str) -> None:
 
 def check_images(images: NDArray[Any], source: str, shape: Sequence[int] | None = None) -> None:
     """Raises a DataError, which names their source, if an array is not uint8 (N, H, W) or (N, H, W, 3), of a shape."""
+    if not isinstance(images, np.ndarray):
+        given = type(images).__name__
+        raise DataError(f"{source}: expected images in a NumPy array, got a {given}; give np.array(images, np.uint8)")
     if images.dtype != np.uint8 or images.shape[1:] != tuple(shape or images.shape[1:]):
         expected = ", ".join(map(str, shape or ("height", "width[, 3]")))
         raise DataError(

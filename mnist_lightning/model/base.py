@@ -92,7 +92,7 @@ class BaseClassifier(L.LightningModule):
         check_images(images, "predict", self.image_shape)
         training = self.training
         self.eval()
-        batches = channels_first(torch.from_numpy(images), colour=images.ndim == 4).split(BATCH)
+        batches = channels_first(torch.tensor(images), colour=images.ndim == 4).split(BATCH)
         logits = [self(batch.to(self.device, self.dtype) / 255) for batch in batches]
         self.train(training)
         probabilities = torch.cat(logits).softmax(1).float().cpu().numpy()

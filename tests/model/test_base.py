@@ -72,6 +72,15 @@ def test_what_is_not_digits_is_refused(images):
         MNISTClassifier(hidden=[]).predict(images)
 
 
+def test_images_are_an_array_which_may_be_read_only(recwarn):
+    images = np.zeros((1, 28, 28), np.uint8)
+    images.flags.writeable = False
+    MNISTClassifier(hidden=[]).predict(images)
+    assert not recwarn.list
+    with pytest.raises(UserError, match="predict: expected images in a NumPy array, got a list; give"):
+        MNISTClassifier(hidden=[]).predict(images.tolist())
+
+
 def test_a_trainer_predicts_and_loads_checkpoints_as_lightnings_manual_says(dataset, tmp_path):
     data = MNISTDataModule(str(dataset))
     path = train_checkpoint(tmp_path / "one.ckpt", dataset)
