@@ -3,11 +3,12 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
 
 # Of a run's folder: how far it is, for who does not want to open a checkpoint; and what is locked while it trains
@@ -120,3 +121,18 @@ def load_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def config_of(run: Path) -> Mapping[str, Any]:
+    """Returns what a run's config.yaml says; nothing where it cannot be read."""
+    try:
+        config = yaml.safe_load((run / "config.yaml").read_text())
+    except (OSError, ValueError, yaml.YAMLError):  # ValueError: it is not UTF-8
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def part_of(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Returns a group of the options in a config.yaml; nothing where there is none."""
+    part = config.get(name)
+    return part if isinstance(part, dict) else {}

@@ -41,7 +41,7 @@ def find_lr(cli: MNISTCLI) -> None:
     atomic_write(path, charts.alone(charts.learning_rates(rates, losses, rates.index(rate))))
     options = [option for option in sys.argv[1:] if option != "--find_lr"]
     print(
-        f"learning rate    {rate:.1e}, where the loss fell fastest; {cli.model.hparams['lr']} is set\n"
+        f"\nlearning rate    {rate:.1e}, where the loss fell fastest; {cli.model.hparams['lr']} is set\n"
         f"the curve        {from_here(path)}\n\nnext\n"
         f"  train with it  {command('train.py', *options, '--model.lr', f'{rate:.1e}')}"
     )
@@ -50,15 +50,19 @@ def find_lr(cli: MNISTCLI) -> None:
 def train(cli: MNISTCLI) -> None:
     cli.fit()
     training = cli.training
+    # --trainer.max_steps, max_time and fast_dev_run end within an epoch
+    whole = cli.trainer.is_last_batch and not cli.trainer.fast_dev_run  # type: ignore[attr-defined]
     tested = cli.test()
     if not cli.trainer.is_global_zero:
         return
     results = report.metrics(tested, cli.model.classes, cli.datamodule.dataset_name, cli.datamodule.test_sha256)
     results |= provenance(cli.datamodule)
-    epochs = f"{training['epochs']} epoch{'s' * (training['epochs'] != 1)}"
-    print(f"\ntrained {epochs} in {training['seconds']:.1f} s", end="")
+    count, unit = (training["epochs"], "epoch") if whole else (training["optimizer_steps"], "optimizer step")
+    print(f"\ntrained {count:,} {unit}{'s' * (count != 1)} in {training['seconds']:.1f} s", end="")
     if not (checkpoint := cli.chosen_checkpoint):
-        print(f"\n{report.summary(results)}")
+        off = next((name for name in ("fast_dev_run", "barebones") if cli.config.trainer[name]), None)
+        reason = off or "enable_checkpointing false"
+        print(f"\n{report.summary(results)}\nno checkpoint, and so no report, because of --trainer.{reason}")
         return
     run, found = run_of(checkpoint), [read_checkpoint(checkpoint)]
     results |= {"training": training}

@@ -141,7 +141,7 @@ def _facts(record: Record) -> dict[str, Any]:
     return {
         "name": record.name,
         "facts": {name: value for name, value in given.items() if value not in (None, "")},
-        "changed": {name: options[name] for name in first},
+        "changed": {name: options[name] for name in first} | dict(record.asked),
         "usual": {name: value for name, value in options.items() if name not in first and value is not None},
     }
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lightning.pytorch import Trainer
+
 from mnist_lightning import files
 from mnist_lightning.checkpoints.read import DATA, Checkpoint
 from mnist_lightning.data.datamodule import MNISTDataModule
@@ -14,6 +16,9 @@ from mnist_lightning.model.nets import sizes
 from mnist_lightning.reporting.charts import History
 
 WHEREABOUTS = ("data_dir", "source", "mirrors")
+# Options of the Trainer that change where a run is and what it shows, not what comes out; or that the page has anyway
+SILENT = ["accelerator", "devices", "num_nodes", "max_epochs", "logger", "log_every_n_steps", "num_sanity_val_steps"]
+SILENT += ["default_root_dir", "profiler", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"]
 
 
 class Record(NamedTuple):
@@ -23,6 +28,7 @@ class Record(NamedTuple):
         name: Of its run's folder, or its own path where that has a better one.
         checkpoint: Its path.
         options: Of the model and of its data.
+        asked: Of config.yaml: the run's other options that change what comes out, where they are not the default ones.
         environment: Of environment.json; ``training`` of training.json; both empty where they are not there.
         history: Points (epoch, value) of each metric.
         epoch: The one that it is of.
@@ -33,6 +39,7 @@ class Record(NamedTuple):
     name: str
     checkpoint: Path
     options: Mapping[str, Any]
+    asked: Mapping[str, Any]
     environment: Mapping[str, Any]
     training: Mapping[str, Any]
     history: History
@@ -59,6 +66,7 @@ def record(checkpoint: Checkpoint) -> Record:
         str(run if files.checkpoint_of(run) == checkpoint.path else checkpoint.path),
         checkpoint.path,
         {**checkpoint.model_options, **checkpoint.contents[DATA]},
+        _asked(files.config_of(run)),
         environment,
         training,
         whole,
@@ -66,6 +74,28 @@ def record(checkpoint: Checkpoint) -> Record:
         max(scores, key=lambda each: scores[each], default=None),
         figures if epoch in accuracies else {},
     )
+
+
+def _asked(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a run's options those that are neither the model's nor the data's, and change what comes out."""
+    usual = {name: each.default for name, each in inspect.signature(Trainer).parameters.items() if name not in SILENT}
+    given = files.part_of(config, "trainer")
+    found = {f"trainer.{name}": given[name] for name in usual if name in given and given[name] != usual[name]}
+    stopping = files.part_of(config, "early_stopping")
+    found["early_stopping.patience"] = patience = stopping.get("patience")
+    found["early_stopping.min_delta"] = stopping.get("min_delta") if patience is not None else None
+    found |= {name: config.get(name) for name in ("ema_decay", "ckpt_path")}
+    return {name: _as_called(value) for name, value in found.items() if value is not None}
+
+
+def _as_called(value: Any) -> Any:
+    """A class of the user's, or several, as Python would make them; another value as it is."""
+    if isinstance(value, list):
+        return ", ".join(str(_as_called(each)) for each in value)
+    if not isinstance(value, dict) or "class_path" not in value:
+        return value
+    given = {name: each for name, each in files.part_of(value, "init_args").items() if each is not None}
+    return f"{value['class_path']}({', '.join(f'{name}={each!r}' for name, each in given.items())})"
 
 
 def _history(given: Any) -> dict[str, list[tuple[int, float]]]:

@@ -33,11 +33,18 @@ class RunHeader(L.Callback):
                 f"data    {data.dataset_name}, from {from_here(data.folder)}\n"
                 f"        {len(data.train_set):,} images to train on, {len(data.val_set):,} to validate, "
                 f"{len(data.test_set):,} to test\n"
-                f"model   {type(pl_module.net).__name__}, {parameters:,} parameters\n"
+                + (f"        limited: {', '.join(limits)}\n" if (limits := _limits(trainer)) else "")
+                + f"model   {type(pl_module.net).__name__}, {parameters:,} parameters\n"
                 f"device  {pl_module.device}, {trainer.world_size} process{'es' * (trainer.world_size > 1)}{more}\n"
                 f"logs    {from_here(Path(log_dir)) if log_dir and trainer.loggers else 'nowhere'}\n"
-                + "".join(f"steps   one at a time, as {reason}\n" for reason in reasons)
+                + "".join(f"steps   one at a time, as {reason}\n" for reason in reasons),
+                end="",
             )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leaves a line free before the epochs, where any are left to train."""
+        if trainer.is_global_zero:
+            print()
 
 
 class RunTimer(Timer):
@@ -107,6 +114,12 @@ class Answers(L.Callback):
     def probabilities(self) -> torch.Tensor:
         """Of each label, for each image: float32 (N, classes), on the CPU."""
         return torch.cat(self._logits).float().softmax(1).cpu()
+
+
+def _limits(trainer: L.Trainer) -> list[str]:
+    """The limits on an epoch's batches: a count, or a share below 1.0, which is all."""
+    limits = {name: getattr(trainer, name) for name in ("limit_train_batches", "limit_val_batches")}
+    return [f"{name} {value}" for name, value in limits.items() if repr(value) != "1.0"]
 
 
 def _tensors(module: nn.Module) -> list[torch.Tensor]:

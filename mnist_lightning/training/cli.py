@@ -21,7 +21,7 @@ from mnist_lightning.console.terminal import command
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.data.format import is_complete
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import places, run_of
+from mnist_lightning.files import config_of, places, run_of
 from mnist_lightning.model.base import BaseClassifier
 from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.model.nets import sizes
@@ -33,7 +33,6 @@ from mnist_lightning.training.resuming import RESUMABLE, CheckedStates, check_re
 from mnist_lightning.training.run_folder import (
     LAST,
     RunRecord,
-    config_of,
     last_checkpoint,
     progress,
     resumes_its_run,

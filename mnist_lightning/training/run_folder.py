@@ -10,7 +10,6 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-import yaml
 from filelock import FileLock, Timeout
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -20,7 +19,7 @@ from mnist_lightning.checkpoints.read import Checkpoint
 from mnist_lightning.data.datamodule import data_of
 from mnist_lightning.environment import environment
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import RUN_LOCK, RUN_RECORD, atomic_write, load_json, run_of
+from mnist_lightning.files import RUN_LOCK, RUN_RECORD, atomic_write, config_of, load_json, part_of, run_of
 from mnist_lightning.training.callbacks import RunTimer
 
 LAST = Path("checkpoints", "last.ckpt")
@@ -91,8 +90,8 @@ def last_checkpoint(root: Path, config: Mapping[str, Any], sha256: str) -> Path 
         if not _may_be(run_of(path), config):
             continue
         theirs = config_of(run_of(path))
-        same_data = _part(theirs, "data").get("sha256") == sha256
-        if _options(theirs) == _options(config) and (same_data or _asks_for(config, _part(theirs, "data"))):
+        same_data = part_of(theirs, "data").get("sha256") == sha256
+        if _options(theirs) == _options(config) and (same_data or _asks_for(config, part_of(theirs, "data"))):
             found.append((same_data, path.stat().st_mtime_ns, path))
     return max(found)[-1] if found else None
 
@@ -100,7 +99,7 @@ def last_checkpoint(root: Path, config: Mapping[str, Any], sha256: str) -> Path 
 def is_run_of(run: Path, config: Mapping[str, Any]) -> bool:
     """Tells whether a run is of the same experiment, by the same options, for as many epochs."""
     theirs = config_of(run)
-    same = _options(theirs) == _options(config) and _asks_for(config, _part(theirs, "data"))
+    same = _options(theirs) == _options(config) and _asks_for(config, part_of(theirs, "data"))
     return same and _of_trainer(theirs, "max_epochs") == _of_trainer(config, "max_epochs")
 
 
@@ -115,34 +114,20 @@ def _may_be(run: Path, config: Mapping[str, Any]) -> bool:
     return config.get("name") in (None, run.resolve().name)
 
 
-def config_of(run: Path) -> Mapping[str, Any]:
-    """Returns what a run's config.yaml says; nothing where it cannot be read."""
-    try:
-        config = yaml.safe_load((run / "config.yaml").read_text())
-    except (OSError, ValueError, yaml.YAMLError):  # ValueError: it is not UTF-8
-        return {}
-    return config if isinstance(config, dict) else {}
-
-
-def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    part = config.get(name)
-    return part if isinstance(part, dict) else {}
-
-
 def _options(config: Mapping[str, Any]) -> list[Any]:
     """What an experiment is, but for its data."""
-    data = {name: value for name, value in _part(config, "data").items() if name not in WHEREABOUTS}
+    data = {name: value for name, value in part_of(config, "data").items() if name not in WHEREABOUTS}
     return [*map(config.get, EXPERIMENT), *_of_trainer(config, *OF_TRAINER), data]
 
 
 def _asks_for(config: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
     """Tells whether options are those that gave a run its data, whose source its record has found out."""
-    asked = _part(config, "data")
+    asked = part_of(config, "data")
     return asked.get("data_dir") == data.get("data_dir") and asked.get("source") in ("auto", data.get("source"))
 
 
 def _of_trainer(config: Mapping[str, Any], *names: str) -> list[Any]:
-    return [_part(config, "trainer").get(name) for name in names]
+    return [part_of(config, "trainer").get(name) for name in names]
 
 
 def progress(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:

@@ -99,6 +99,18 @@ def test_the_page_says_how_the_run_came_to_be(folder):
     }
 
 
+def test_the_page_has_what_else_the_run_was_asked_for(dataset, tmp_path):
+    options = ("--data.data_dir", dataset, "--max_epochs=1", "--ema_decay=0.9", "--trainer.limit_train_batches=5")
+    options += ("--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/loss")
+    out = ok(run_script("train.py", *options, cwd=tmp_path))
+    assert "\n        limited: limit_train_batches 5\n" in out
+    page = (tmp_path / "lightning_logs/version_0/test/report.html").read_text()
+    facts = dict(re.findall(r"<tr><td>(.*?)</td><td>(.*?)</td></tr>", page.partition("Options that were changed")[2]))
+    assert (facts["ema_decay"], facts["trainer.limit_train_batches"]) == ("0.9", "5")
+    assert facts["trainer.callbacks"].startswith("lightning.pytorch.callbacks.EarlyStopping(monitor=")
+    assert not {"trainer.max_steps", "trainer.devices", "trainer.precision", "ckpt_path"} & facts.keys()
+
+
 def test_mistakes_come_as_the_caption_says_and_the_pairs_with_their_images(folder):
     page = (folder / "report.html").read_text()
     mistakes = re.findall(r"<figcaption><b>(\d)</b> for <b>(\d)</b><br>([\d.]+)%", page)

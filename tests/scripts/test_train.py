@@ -106,6 +106,29 @@ def test_a_run_that_begins_from_the_state_of_another_names_the_epoch_that_was_be
     assert (epoch, f"; epoch {epoch} was the best on validation\n" in out) == (3, True)
 
 
+def test_a_run_that_ended_is_tested_again_beneath_one_empty_line(run):
+    cwd, _ = run
+    config = cwd / "lightning_logs/version_0/config.yaml"
+    out = ok(run_script("train.py", "--config", config, "--ckpt_path=last", cwd=cwd))
+    assert re.search(r"\nlogs .*\n\ntrained 2 epochs in ", out)
+
+
+def test_an_epoch_that_was_cut_is_counted_in_steps_and_a_missing_report_has_a_reason(dataset, tmp_path):
+    options = ("--data.data_dir", dataset, "--data.batch_size=16")
+    steps, off = ("--trainer.max_steps=40", "--max_epochs=2"), "--trainer.enable_checkpointing=false"
+    for more, words in (
+        (steps, ["trained 40 optimizer steps in", "report "]),
+        (
+            (*steps, off),
+            ["trained 40 optimizer steps in", "no report, because of --trainer.enable_checkpointing false"],
+        ),
+        (["--trainer.fast_dev_run=true"], ["trained 1 optimizer step in", "because of --trainer.fast_dev_run"]),
+        (["--trainer.max_steps=35"], ["trained 1 epoch in"]),
+    ):
+        out = ok(run_script("train.py", *options, *more, cwd=tmp_path))
+        assert [word for word in words if word not in out] == []
+
+
 def test_every_experiment_of_the_guide_is_a_flag(dataset, tmp_path):
     flags = ("--model.hidden", "[64,32]", "--model.activation", "gelu", "--model.dropout", "0.2", "--model.lr", "0.01")
     flags += ("--model.weight_decay", "1e-4", "--model.scheduler", "cosine", "--steps_per_execution", "4")
