@@ -41,7 +41,7 @@ def find_lr(cli: MNISTCLI) -> None:
     atomic_write(path, charts.alone(charts.learning_rates(rates, losses, rates.index(rate))))
     options = [option for option in sys.argv[1:] if option != "--find_lr"]
     print(
-        f"\nlearning rate    {rate:.1e}, where the loss fell fastest; {cli.model.hparams['lr']} is set\n"
+        f"learning rate    {rate:.1e}, where the loss fell fastest; {cli.model.hparams['lr']} is set\n"
         f"the curve        {from_here(path)}\n\nnext\n"
         f"  train with it  {command('train.py', *options, '--model.lr', f'{rate:.1e}')}"
     )
