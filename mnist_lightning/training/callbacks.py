@@ -167,7 +167,10 @@ class StepProgressBar(ProgressBar):
         self._open(self._epoch, data_of(trainer).batches_per_epoch)
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        self._bar.update(data_of(trainer).train_sampler.position - self._bar.n)
+        position = data_of(trainer).train_sampler.position
+        self._bar.update(position - self._bar.n)
+        if position >= data_of(trainer).batches_per_epoch:  # an epoch's end is where other callbacks print
+            self._bar.close()
 
     def on_train_end(self, trainer: L.Trainer, *_: Any) -> None:
         self._end_epoch()

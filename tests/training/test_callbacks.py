@@ -1,6 +1,7 @@
 """The short flags that hang a callback on a run: a moving average of the weights, early stopping, a name."""
 
 import re
+import sys
 
 import lightning.pytorch as L
 import pytest
@@ -180,3 +181,20 @@ def test_the_mistakes_of_a_report_are_those_that_were_counted_whatever_the_preci
     assert torch.equal(torch.bincount(labels * 10 + answers, minlength=100).view(10, 10), tested["confusion_matrix"])
     again = model.predict(data.test_set.tensors[0].numpy())[0]
     assert (again != answers.numpy()).any()
+
+
+class Prints(L.Callback):
+    works_with_chunks = True
+
+    def on_train_epoch_end(self, *_):
+        print("MINE")
+
+
+def test_what_a_callback_prints_at_an_epochs_end_does_not_stick_to_the_bar(dataset, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    cli = command_line(dataset, tmp_path, "--trainer.enable_progress_bar=true", "--max_epochs=1")
+    cli.trainer.callbacks.insert(0, Prints())
+    cli.fit()
+    printed = capsys.readouterr().out
+    assert "epoch  1/1 |" in printed
+    assert re.search(r"\r +\rMINE\n", printed)
