@@ -60,8 +60,10 @@ ROWS = (
     Row("simplenet", None, None, seeds=5),
     Row("simplenet_best", None, None, seeds=5),
     Row("convnet_fast", 0.96, "train_mnist_fast", seeds=5),
+    Row("convnet_10s", None, None, seeds=5),
     Row("small_10k", 0.5, "era-s6-ram"),
     Row("small_1k", 0.97, "JoshWarn"),
+    Row("mlp_permuted", 0.57, "Pezeshki et al. 2016"),
 )
 
 

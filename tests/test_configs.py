@@ -44,6 +44,7 @@ PARAMETERS = {
     "mlp_800_elastic": 636_010,
     "mlp_800_ensemble": 636_010,
     "mlp_1024_dropout": 784 * 1024 + 1024 + 2 * (1024 * 1024 + 1024) + 1024 * 10 + 10,
+    "mlp_permuted": layers(784, 1024, 1024, 10),
     "mlp_2500_deep": layers(784, 2500, 2000, 1500, 1000, 500, 10),
     "lenet5": 61_706,
     "lenet5_distorted": 61_706,
