@@ -2,7 +2,6 @@
 
 import re
 
-import lightning.pytorch as L
 import numpy as np
 import pytest
 import torch
@@ -29,8 +28,7 @@ def test_a_test_measures_with_the_loss_it_was_told(name):
     images = torch.zeros(50, 1, 28, 28)
     images[:, 0, 0, :10] = logits
     module = ReadsTheAnswer(name)
-    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    trainer.test(module, DataLoader(TensorDataset(images, labels), batch_size=20), verbose=False)
+    quiet_trainer().test(module, DataLoader(TensorDataset(images, labels), batch_size=20), verbose=False)
     results = module.test_results
     assert results["loss"].item() == pytest.approx(LOSSES[name](logits, labels, reduction="sum").item() / 50, rel=1e-5)
     assert results["accuracy"].item() == pytest.approx((logits.argmax(1) == labels).double().mean().item())

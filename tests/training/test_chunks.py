@@ -12,6 +12,7 @@ import lightning.pytorch as L
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import quiet_trainer
 from lightning.pytorch import callbacks as C
 from lightning.pytorch.callbacks.spike import SpikeDetection
 from lightning.pytorch.loggers import CSVLogger
@@ -646,16 +647,7 @@ def test_a_second_fit_is_watched_anew(dataset, tmp_path):
         run = fit(ours, dataset, tmp_path / str(ours), PLAIN)
         watcher = recorder(C.LambdaCallback, BATCH_HOOKS)()
         more = [StepsPerExecution()] if ours else []
-        trainer = L.Trainer(
-            accelerator="cpu",
-            max_epochs=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            callbacks=[watcher, *more],
-        )
+        trainer = quiet_trainer(max_epochs=1, callbacks=[watcher, *more])
         trainer.fit(run.module, run.data)
         runs.append((watcher.calls, weights(run)))
     (theirs, their_weights), (ours, our_weights) = runs
@@ -773,17 +765,8 @@ def test_the_tuner_finds_the_same_and_training_goes_on_from_there(dataset, tmp_p
         L.seed_everything(0, verbose=False)
         module = (MNISTClassifier if ours else Yardstick)()
         data = (MNISTDataModule if ours else YardstickData)(str(dataset))
-        trainer = L.Trainer(
-            accelerator="cpu",
-            max_epochs=2,
-            logger=False,
-            default_root_dir=tmp_path,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            callbacks=[StepsPerExecution()] if ours else [],
-        )
+        callbacks = [StepsPerExecution()] if ours else []
+        trainer = quiet_trainer(max_epochs=2, default_root_dir=tmp_path, callbacks=callbacks)
         result = getattr(Tuner(trainer), method)(module, datamodule=data, **arguments)
         trainer.fit(module, data)
         result = result if isinstance(result, int) else (result.suggestion(), result.results)
