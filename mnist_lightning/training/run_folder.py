@@ -169,9 +169,9 @@ class RunRecord(SaveConfigCallback):
             log_dir = trainer.log_dir  # asks all processes
             if trainer.is_global_zero and trainer.loggers and log_dir:
                 Path(log_dir).mkdir(parents=True, exist_ok=True)
-                self._lock, self._run = locked(Path(log_dir)), Path(log_dir)
-                atomic_write(self._run / "config.yaml", self.parser.dump(self.config, skip_none=False))
-                atomic_write(self._run / "environment.json", json.dumps(self._environment, indent=2) + "\n")
+                self._open(run := Path(log_dir), trainer)
+                atomic_write(run / "config.yaml", self.parser.dump(self.config, skip_none=False))
+                atomic_write(run / "environment.json", json.dumps(self._environment, indent=2) + "\n")
                 self._write(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -180,13 +180,18 @@ class RunRecord(SaveConfigCallback):
     def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         log_dir = trainer.log_dir if stage == "fit" else None  # asks all processes
         if not self._run and trainer.is_global_zero and log_dir and Path(log_dir, RUN_RECORD).is_file():
-            self._lock, self._run = locked(Path(log_dir)), Path(log_dir)  # killed between its last state and record
+            self._open(Path(log_dir), trainer)  # killed between its last state and record
         if stage == "fit":
             self._write(trainer, pl_module, finished=True)
             self._release()
 
     def on_exception(self, *_: Any) -> None:
         self._release()
+
+    def _open(self, run: Path, trainer: L.Trainer) -> None:
+        self._lock, self._run = locked(run), run
+        before = load_json(run / RUN_RECORD)  # a run begun from another's state has that one's history too
+        self._first_epoch = before.get("first_epoch", 1 if before else trainer.current_epoch + 1)
 
     def _release(self) -> None:
         if self._run:
@@ -195,9 +200,7 @@ class RunRecord(SaveConfigCallback):
     def _write(self, trainer: L.Trainer, pl_module: Any, finished: bool = False) -> None:
         if self._run:
             record = {**progress(trainer, pl_module), "max_epochs": trainer.max_epochs, "finished": finished}
-            record["history"] = _finite(pl_module.history)
-            before = load_json(self._run / RUN_RECORD)  # a run begun from another's state has that one's history too
-            record["first_epoch"] = before.get("first_epoch", 1 if before else trainer.current_epoch + 1)
+            record |= {"history": _finite(pl_module.history), "first_epoch": self._first_epoch}
             atomic_write(self._run / RUN_RECORD, json.dumps(record) + "\n")
 
 
