@@ -73,10 +73,8 @@ def main() -> None:
     if found["command"] is None:
         raise UserError("expected a point that can be compared, but all failed; the table has the reasons")
     if tested := found["test"]:
-        runs = args.seeds * max(1, args.folds)
-        print(
-            f"test error of the winner: {tested['error']:.2f}%" + f", the mean of its {runs} runs" * (runs > 1) + "\n"
-        )
+        mean = f", the mean of its {sweep.repeats} runs" if sweep.repeats > 1 else ""
+        print(f"test error of the winner: {tested['error']:.2f}%{mean}\n")
     print(f"written to {args.output}: results.md, results.csv, results.json, results.html\n\nnext")
     lines = list(following(sweep, args, found))
     width = max(len(what) for what, _ in lines)
@@ -85,9 +83,8 @@ def main() -> None:
 
 def following(sweep: Sweep, args: argparse.Namespace, found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What to do next, and the command that does it."""
-    runs = sweep.seeds * max(1, sweep.folds)
     if not found["test"]:
-        whose = "the winner's run" if runs == 1 else f"the winner's {runs} runs"
+        whose = "the winner's run" if sweep.repeats == 1 else f"the winner's {sweep.repeats} runs"
         yield f"test {whose}", command("sweep.py", *sys.argv[1:], "--test_best", "true")
     retrain = command("train.py", *shlex.split(found["command"])[2:])
     yield "train and test it anew" + (", seed 0" if sweep.seeds > 1 else ""), retrain

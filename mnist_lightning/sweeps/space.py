@@ -85,6 +85,11 @@ class Sweep(NamedTuple):
         options = {**DEFAULTS, **self.options} | {name: text(value) for name, value in params.items()}
         return [f"--{name}={options[name]}" for name in sorted(options, key=lambda name: name != "config")]
 
+    @property
+    def repeats(self) -> int:
+        """Runs of each point."""
+        return self.seeds * max(1, self.folds)
+
     def runs(self, params: Mapping[str, Any], number: int) -> list[tuple[str, list[str]]]:
         """The runs of a point: their folders' names in that of the sweep, and what train.py is given for each."""
         base = self.arguments(params)

@@ -21,6 +21,7 @@ from mnist_lightning.files import atomic_path
 from mnist_lightning.sweeps.space import Sweep, encoded, text
 
 STORE = "study.db"
+READY = "ready"  # what a worker prints once there is a study
 DATA = "data.sha256"  # in an identity: of the data; where several are swept, with the values that say which
 DEATHS = 3  # of processes that work on a trial, and it has failed: one is bad luck, and memory that ran out is not
 PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {

@@ -19,7 +19,6 @@ from mnist_lightning.files import RUN_RECORD, load_json
 from mnist_lightning.sweeps import study as store
 from mnist_lightning.sweeps.study import Plan
 
-READY = "ready\n"  # what a worker prints once a study is made
 EVERY = 0.25  # seconds between two looks at what the workers do
 BAR = "{desc} |{bar:20}| {n:.1f}/{total:.0f} points, {elapsed} gone, {remaining} left{postfix}"
 
@@ -44,7 +43,7 @@ def run(folder: Path, plan: Plan, jobs: int, describe: Describe) -> optuna.Study
     study = None
     try:
         # it checks options and data, and makes the study; the others need not say the same
-        if READY in workers[0].stdout and (study := store.load(folder, plan.name)):  # type: ignore[operator]  # a pipe
+        if f"{store.READY}\n" in workers[0].stdout and (study := store.load(folder, plan.name)):  # type: ignore[operator]  # a pipe
             workers += [_start(folder, plan, jobs) for _ in range(1, jobs)]
             _watch(folder, study, plan, workers, jobs, describe)
         for worker in workers:

@@ -114,7 +114,7 @@ def work(folder: Path, plan: Plan) -> None:
     if not store.load(folder, plan.name):
         check(plan)
     study = store.create(folder, plan)
-    print("ready", flush=True)  # for the supervisor; and no more: what runs print is for nobody
+    print(store.READY, flush=True)  # for the supervisor; and no more: what runs print is for nobody
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     study.pruner = PRUNERS[plan.sweep.pruner]() if plan.sweep and plan.sweep.method == "search" else PRUNERS["none"]()
     worker = f"{socket.gethostname()}:{os.getpid()}"
