@@ -38,6 +38,8 @@ def check_flags(trainer: Mapping[str, Any]) -> None:
 
 def check_callbacks(callbacks: Sequence[Callback]) -> None:
     """Refuses a callback of the user's that would write over the run's checkpoints, or that misspells its monitor."""
+    # what a class of the user's logs may have any name
+    names_are_known = all(type(each).__module__.startswith("lightning.") for each in callbacks)
     for each in callbacks:
         if isinstance(each, ModelCheckpoint) and each.dirpath is None:
             given = "save_last" if each.save_last else f"filename {each.filename}"
@@ -46,15 +48,10 @@ def check_callbacks(callbacks: Sequence[Callback]) -> None:
                     f"expected a ModelCheckpoint beside the run's own best.ckpt and last.ckpt, got {given}; leave it "
                     "out, or give a dirpath"
                 )
-        # what a class of the user's logs may have any name
-        monitor = getattr(each, "monitor", None) if all(map(_is_lightnings, callbacks)) else None
+        monitor = getattr(each, "monitor", None) if names_are_known else None
         meant = difflib.get_close_matches(str(monitor).replace("_", "/"), MONITORED, n=1, cutoff=0.7)
         if meant and monitor not in LOGGED:
             raise UserError(f"expected a metric that is logged to monitor, got {monitor}; did you mean {meant[0]}?")
-
-
-def _is_lightnings(callback: Callback) -> bool:
-    return type(callback).__module__.startswith("lightning.")
 
 
 def add_run_options(parser: Parser) -> None:
