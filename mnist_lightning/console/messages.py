@@ -96,10 +96,9 @@ def _thread_failed(failure: threading.ExceptHookArgs) -> None:
 def quiet() -> None:
     """Silences what only Lightning's developers care about."""
     threading.excepthook = _thread_failed
-    for name in ("fabric", *(f"pytorch.{room}" for room in ("accelerators", "trainer", "utilities"))):
-        logging.getLogger(f"lightning.{name}").setLevel(
-            logging.WARNING
-        )  # what callbacks, tuners and profilers say stays
+    # what callbacks, tuners and profilers say stays
+    for name in ("fabric", "pytorch.accelerators", "pytorch.trainer", "pytorch.utilities"):
+        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",  # the data is in memory: a worker would only copy it
         ".*smaller than the logging interval.*",  # a small dataset's epoch has fewer steps

@@ -32,9 +32,9 @@ class Distortion:
     """How far images are distorted; each image anew, uniformly up to these bounds in both directions.
 
     Attributes:
-        rotation, scale, shear, shift: As :class:`~mnist_lightning.data.datamodule.MNISTDataModule`.
-        elastic: So too. Simard et al.'s sigma = 4 with alpha = 34 is a smoothness of 4 with 1.4 of this.
-        smoothness: The standard deviation of an elastic field's Gaussians, in pixels.
+        rotation, scale, shear, shift, elastic: As :class:`~mnist_lightning.data.datamodule.MNISTDataModule`.
+        smoothness: The standard deviation of an elastic field's Gaussians, in pixels. Simard et al.'s sigma = 4 with
+            alpha = 34 is a smoothness of 4 with elastic 1.4.
 
     Raises:
         UserError: A strength that is negative, or beyond any use.

@@ -27,10 +27,10 @@ CUT = 0.7  # by how much it has to rise for a cut
 MOST = 10  # cuts that are tried
 PIECE = 0.15  # of a piece's ink: what is less, and apart, is the neighbour's
 
-Sure = Callable[[Sequence[Digit]], NDArray[np.float32]]  # how probable a net finds its answers to digits
+SureOfDigits = Callable[[Sequence[Digit]], NDArray[np.float32]]  # how probable a net finds its answers to digits
 
 
-def parted(digits: Sequence[Digit], sure: Sure) -> list[Digit]:
+def parted(digits: Sequence[Digit], sure: SureOfDigits) -> list[Digit]:
     """Parts what is as wide as several digits, where a net is surer of these.
 
     Args:
@@ -46,7 +46,7 @@ def parted(digits: Sequence[Digit], sure: Sure) -> list[Digit]:
     return parts
 
 
-def _parts(digit: Digit, sure: Sure) -> list[Digit]:
+def _parts(digit: Digit, sure: SureOfDigits) -> list[Digit]:
     """The pieces whose answers are the most probable together; all of it, where nothing is surer."""
     height, width = digit.ink.shape
     lines = [np.zeros(height), *_cuts(digit.ink), np.full(height, width)]

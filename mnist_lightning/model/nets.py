@@ -95,7 +95,7 @@ class LeNet5(Net):
         image_shape: Sequence[int] = IMAGE_SHAPE,
         classes: int = len(DIGITS),
     ) -> None:
-        left = _pixels_left("lenet5", image_shape, lambda side: (side // 2 - 4) // 2)
+        left = _pixels_left("lenet5", image_shape, lambda side: (side // 2 - 4) // 2, (6, 16))
         layers = [nn.Conv2d(math.prod(image_shape[2:]), 6, 5, padding=2), ACTIVATIONS[activation](), nn.MaxPool2d(2)]
         layers += [nn.Conv2d(6, 16, 5), ACTIVATIONS[activation](), nn.MaxPool2d(2), nn.Flatten()]
         super().__init__(layers, 16 * left, hidden, activation, dropout, classes)
@@ -182,7 +182,7 @@ class Permute(nn.Module):
 
 
 def _pixels_left(
-    net: NetName, image_shape: Sequence[int], shrink: Callable[[int], int], channels: Sequence[int] = (6, 16)
+    net: NetName, image_shape: Sequence[int], shrink: Callable[[int], int], channels: Sequence[int]
 ) -> int:
     """The pixels that convolutions leave of an image, whose sides they shrink, if there can be so many of them."""
     if not 1 <= len(channels) <= 5 or any(maps < 1 for maps in channels):
