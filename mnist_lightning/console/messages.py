@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import torch.distributed
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 
@@ -78,13 +79,15 @@ def begin_loggers(loggers: Sequence[Logger]) -> None:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Does what :func:`one_line` does, for what Lightning and a trace complain of too."""
+    """Does what :func:`one_line` does, for what Lightning and a trace complain of too; a good end parts processes."""
     quiet()
     with one_line():
         try:
             yield
         except (UntraceableError, MisconfigurationException) as error:
             raise UserError(str(error)) from error
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # as Lightning does on GPUs; a thread of gloo's may abort the exit
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
