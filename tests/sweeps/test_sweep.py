@@ -28,6 +28,7 @@ from mnist_lightning.training.cli import MNISTCLI
 
 FILES = ("results.csv", "results.json", "results.md", "results.html")
 GRID = ("--model.lr", "[1e-4,1e-3,1e-2]", "--model.hidden", "[[8],[16],[32]]", "--seeds", "2", "--max_epochs", "2")
+MOMENTS = ("", "config.yaml", "training.json", "checkpoints/last.ckpt")  # of a run: what it has just written
 SMALL = ("--model.lr", "[1e-3,1e-2]", "--model.hidden", "[16]", "--max_epochs", "2", "--seeds", "2")
 
 
@@ -409,18 +410,16 @@ def whole(data, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the processes to kill in /proc")
 def test_a_sweep_that_is_killed_five_times_at_random_ends_bit_for_bit_as_one_that_is_not(whole, data, tmp_path):
-    generator = random.Random(0)
-    kills = 0
-    while kills < 5:
-        process = start(*GRID, *data, cwd=tmp_path)
-        done = len(list(tmp_path.glob("out/trial_*/seed_*")))
-        while len(list(tmp_path.glob("out/trial_*/seed_*"))) < done + 2 and process.poll() is None:
-            time.sleep(0.01)  # so that it gets on, however busy the machine is
-        time.sleep(generator.uniform(0, 0.5))
-        assert process.poll() is None, process.communicate()
+    generator, halves = random.Random(0), 0
+    for kills in range(5):
+        run = f"out/trial_*/seed_*/{generator.choice(MOMENTS)}"
+        process, done = start(*GRID, *data, cwd=tmp_path), len(list(tmp_path.glob(run)))
+        while len(list(tmp_path.glob(run))) < done + 2:
+            assert process.poll() is None, (kills, process.communicate())
+            time.sleep(0.001)
         kill(process)
-        kills += 1
-    assert "RUNNING" in states(tmp_path)
+        halves += "RUNNING" in states(tmp_path)
+    assert halves  # a kill between two trials, or after a trial's last word, leaves none
     ok(sweep(*GRID, *data, cwd=tmp_path))
     assert contents(tmp_path) == contents(whole[0])
     runs = [path.relative_to(tmp_path) for path in tmp_path.glob("out/trial_*/seed_*/checkpoints/last.ckpt")]
