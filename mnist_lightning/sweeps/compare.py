@@ -98,9 +98,11 @@ def best_epoch(record: Mapping[str, Any]) -> tuple[int | None, float | None, flo
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in config.items():
         parts = [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, dict)]
-        classes = {  # callbacks, loggers: one, or a list of them
-            each["class_path"].rpartition(".")[2]: each.get("init_args") or {} for each in parts if "class_path" in each
-        }
+        classes: dict[str, Any] = {}  # callbacks, loggers: one, or a list of them
+        for each in (part for part in parts if "class_path" in part):
+            name = each["class_path"].rpartition(".")[2]
+            again = sum(known.partition(" ")[0] == name for known in classes)
+            classes[f"{name} {again + 1}" if again else name] = each.get("init_args") or {}
         if classes:
             yield f"{prefix}{key}", ", ".join(classes)
             yield from _flat(classes, f"{prefix}{key}.")

@@ -96,6 +96,16 @@ def test_callbacks_and_loggers_are_compared_by_name_and_argument_however_they_ar
     assert table[str(tmp_path / "csv")] == {printer[0]: "Printer", printer[1]: "bye", "trainer.logger": "CSVLogger"}
 
 
+def test_two_callbacks_of_a_class_are_both_compared(tmp_path):
+    for name, second in (("a", 5), ("b", 7)):
+        callbacks = [{"class_path": "mine.Printer", "init_args": {"every": every}} for every in (3, second)]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(json.dumps({"trainer": {"callbacks": callbacks}}))
+    runs = compare.find([tmp_path])
+    assert [run.options["trainer.callbacks"] for run in runs] == ["Printer, Printer 2"] * 2
+    assert compare.differing(runs) == ["trainer.callbacks.Printer 2.every"]
+
+
 def test_the_best_epoch_of_a_run_that_began_from_anothers_state_is_one_of_its_own(runs, dataset, tmp_path):
     options = (
         f"--data.data_dir={dataset}",
