@@ -29,7 +29,7 @@ MARGIN = 1.5  # pixels by which the noise reaches over the edges, so that these 
 
 @dataclass(frozen=True)
 class Distortion:
-    """How far images are distorted; each image anew, uniformly up to these bounds in both directions.
+    """How far each image is distorted: elastic is a standard deviation, others are bounds in both directions.
 
     Attributes:
         rotation, scale, shear, shift, elastic: As :class:`~mnist_lightning.data.datamodule.MNISTDataModule`.
@@ -59,7 +59,7 @@ class Distortion:
         return not any((self.rotation, self.scale, self.shear, self.shift, self.elastic))
 
     def draw(self, count: int, generator: Generator) -> Tensor:
-        """Draws the random numbers for a batch: float32 (count, 206), on the CPU, so that they are every device's."""
+        """Draws the random numbers for a batch: float32 (count, 206 or 6), on the CPU, to be every device's."""
         affine = torch.rand(count, AFFINE, generator=generator) * 2 - 1
         elastic = torch.randn(count, 2 * NOISE**2 if self.elastic else 0, generator=generator)
         return torch.cat([affine, elastic], 1)

@@ -1,6 +1,6 @@
 """MNISTDataModule: IDX files -> uint8 tensors -> split -> loaders -> float images on the device.
 
-Images stay uint8 until they are on the device: a split is one tensor (47 MB for MNIST's training set), a batch is one
+Images stay uint8 until they are on the device: all images are one tensor (47 MB to train on MNIST), a batch is one
 index operation on it, and dividing by 255 happens for the whole batch at once. Fetching image by image and collating
 is what makes the usual recipe slow.
 """
@@ -194,7 +194,7 @@ class MNISTDataModule(L.LightningDataModule):
         """Returns a dataset, copied once to the Trainer's device if it fits there, and the device that it is on."""
         device = self.trainer.strategy.root_device if self.trainer else CPU
         if (dataset, device) not in self._copies:
-            tensors = dataset[torch.arange(len(dataset))] if device != CPU else ()
+            tensors = dataset[torch.arange(len(dataset))] if device != CPU else ()  # which does not fit
             copy = (ImageDataset(*(tensor.to(device) for tensor in tensors)), device) if fits(tensors, device) else None
             self._copies[dataset, device] = copy or (dataset, CPU)
         return self._copies[dataset, device]

@@ -23,7 +23,7 @@ BATCH = 1000  # images at a time, to predict
 
 
 class EpochEnd(L.Callback):
-    """Calls the module's hooks first, which Lightning calls last: other callbacks look for its metrics in theirs."""
+    """Calls the module's hooks first, as callbacks look for its metrics in theirs; Lightning's own finds none left."""
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         BaseClassifier.on_train_epoch_end(pl_module)
@@ -103,11 +103,11 @@ class BaseClassifier(L.LightningModule):
             set_random_state(self._random_states, self.global_rank, self.device)
         elif self.global_rank:  # dropout draws for each process
             reseed(seeded(torch.initial_seed(), self.global_rank).initial_seed(), self.device)
-        if self.global_rank:  # what all had counted, of a checkpoint from within an epoch, the first has
+        if self.global_rank:  # the first has what all had counted, if resumed within an epoch
             self.train_metrics.reset()
 
     def measure_steps(self, steps: Sequence[tuple[Tensor, Tensor]], labels: Tensor) -> Tensor:
-        """Counts loss and logits of steps into the metrics, and returns the losses of all processes, (steps,)."""
+        """Counts loss and logits of steps into the metrics; returns each step's loss, over all processes, (steps,)."""
         losses, logits = zip(*steps, strict=True)
         mean: Tensor = self.trainer.strategy.reduce(torch.stack(losses), reduce_op="mean")
         self.train_metrics["loss"].update(mean, weight=labels.shape[-1])
@@ -150,7 +150,7 @@ class BaseClassifier(L.LightningModule):
         return {"logits": logits}
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Returns the probability of each label, float32 (batch, 10), for ``Trainer.predict``."""
+        """Returns the probability of each label, (batch, classes), for ``Trainer.predict``."""
         return self(batch[0]).softmax(1)  # type: ignore[no-any-return]
 
     def on_test_epoch_end(self) -> None:

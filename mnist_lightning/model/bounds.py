@@ -38,6 +38,7 @@ BOUNDS: tuple[Bound, ...] = (
     ("nesterov", lambda o: not o["nesterov"] or o["momentum"] > 0, "false without a momentum"),
     ("step_size", lambda o: o["step_size"] >= 1, "at least 1"),
     ("gamma", lambda o: 0 < o["gamma"] <= 1, "above 0 and at most 1"),
+    ("gamma", lambda o: o["gamma"] < 1 or o["scheduler"] != "plateau", "below 1, for plateau"),
     ("warmup_epochs", lambda o: o["warmup_epochs"] >= 0, "at least 0"),
 )
 

@@ -38,29 +38,29 @@ class MNISTClassifier(BaseClassifier):
         hidden: Neurons in each hidden layer, as a list: [256,128] is two layers. The net's own by default: [128] for
             simple and convnet, [120,84] for lenet5, none for small.
         channels: Feature maps of each convolution of convnet, [32,64,64] by default, or of small, [12,24,40,52,60].
-        activation: The non-linearity after each hidden layer.
+        activation: The non-linearity after each convolution and hidden layer.
         dropout: Probability of zeroing each hidden output while training (0.2 to 0.5 regularizes).
         input_dropout: The same for each pixel, for simple.
         deslant: Stands each digit upright before the net sees it, by a shear.
-        ink_width: Standard deviation of the ink across, in pixels, that digits are stretched to; 0 does not.
+        ink_width: Standard deviation of the ink across, in 28ths of the image, to stretch digits to; 0 does not.
         loss: What training lowers: cross_entropy, or mse, the squared error of the probabilities.
         label_smoothing: Share of each label that cross-entropy spreads over all classes while training.
         optimizer: adam, adamw (whose weight decay is not scaled with the gradient) or sgd.
         lr: Learning rate; the highest, for onecycle.
         weight_decay: L2 penalty on the weights (1e-5 to 1e-4 regularizes).
         betas: Decay of adam's and adamw's running means of the gradient and of its square.
-        momentum: Decay of sgd's running mean of the gradient.
+        momentum: Decay of sgd's running sum of gradients.
         nesterov: Whether sgd looks ahead along it.
         scheduler: How the learning rate changes: step (times gamma every step_size epochs), plateau (times gamma when
             the validation loss has not improved for step_size epochs), cosine (down to 0 over the run), onecycle (up
-            for a third of the run, then down to 0, changing at every step) or none.
+            for 0.3 of the run, then down to 0, changing at every step) or none.
         step_size: Epochs between two changes of the learning rate.
         gamma: What the learning rate is multiplied by.
         warmup_epochs: Epochs in which cosine's learning rate rises to lr first.
         trace: Whether steps run from a trace, without autograd: faster, and the same bits; auto where that can be.
         classes: The names of the data's classes, in the order of the logits.
         image_shape: Height and width of its images, and 3 in colour.
-        permute_pixels: Whether the net sees their pixels shuffled, which only simple can do with.
+        permute_pixels: Whether the net sees their pixels shuffled, which only simple can learn from.
 
     Raises:
         UserError: A value that cannot be.
@@ -98,14 +98,14 @@ class MNISTClassifier(BaseClassifier):
         (hidden, channels), betas = sizes(net, hidden, channels), list(betas)
         classes, image_shape = self.classes, self.image_shape  # lists, as a checkpoint holds them
         self.save_hyperparameters(ignore="trace")
-        layers = {"hidden": hidden, "channels": channels, "activation": activation, "dropout": dropout}
-        layers |= {"image_shape": image_shape, "classes": len(classes)}
-        self.net = build(net, deslant, ink_width, permute_pixels, **layers, input_dropout=input_dropout or None)
-        self.trace, smoothing = trace, {"label_smoothing": label_smoothing} if label_smoothing else {}
+        options = {"hidden": hidden, "channels": channels, "activation": activation, "dropout": dropout}
+        options |= {"image_shape": image_shape, "classes": len(classes), "input_dropout": input_dropout or None}
+        self.net, self.trace = build(net, deslant, ink_width, permute_pixels, **options), trace
+        smoothing = {"label_smoothing": label_smoothing} if label_smoothing else {}
         self.loss = partial(LOSSES[loss], reduction="sum", **smoothing)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps float32 images (batch, 1, 28, 28) in [0, 1], or of another size and in colour, to logits (batch, 10)."""
+        """Maps float32 images (batch, 1, 28, 28) in [0, 1], or of ``image_shape``, to logits (batch, classes)."""
         return self.net(images)  # type: ignore[no-any-return]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

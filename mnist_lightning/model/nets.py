@@ -75,7 +75,7 @@ class SimpleNet(Net):
         image_shape: Sequence[int] = IMAGE_SHAPE,
         classes: int = len(DIGITS),
     ) -> None:
-        layers = [nn.Flatten(), *_dropout(input_dropout)]
+        layers = [nn.Flatten(), *_dropout(input_dropout, "input_dropout")]
         super().__init__(layers, math.prod(image_shape), hidden, activation, dropout, classes)
 
 
@@ -95,7 +95,7 @@ class LeNet5(Net):
         image_shape: Sequence[int] = IMAGE_SHAPE,
         classes: int = len(DIGITS),
     ) -> None:
-        left = _pixels_left("lenet5", image_shape, lambda side: (side // 2 - 4) // 2, (6, 16))
+        left = _pixels("lenet5", image_shape, lambda side: (side // 2 - 4) // 2, (6, 16))
         layers = [nn.Conv2d(math.prod(image_shape[2:]), 6, 5, padding=2), ACTIVATIONS[activation](), nn.MaxPool2d(2)]
         layers += [nn.Conv2d(6, 16, 5), ACTIVATIONS[activation](), nn.MaxPool2d(2), nn.Flatten()]
         super().__init__(layers, 16 * left, hidden, activation, dropout, classes)
@@ -113,7 +113,7 @@ class ConvNet(Net):
         channels: Feature maps of each convolution.
 
     Raises:
-        UserError: As :class:`SimpleNet`; no convolution, more than the image has room for, or one without maps.
+        UserError: As :class:`SimpleNet`; not 1 to 5 convolutions, one without maps, or no room for them.
     """
 
     def __init__(
@@ -125,17 +125,14 @@ class ConvNet(Net):
         image_shape: Sequence[int] = IMAGE_SHAPE,
         classes: int = len(DIGITS),
     ) -> None:
-        left = _pixels_left("convnet", image_shape, lambda n: ((n - 5) // 2 + 3 - 2 * len(channels)) // 2, channels)
+        left = _pixels("convnet", image_shape, lambda n: ((n - 5) // 2 + 3 - 2 * len(channels)) // 2, channels)
         layers: list[nn.Module] = []
-        maps = math.prod(image_shape[2:])  # 1, or 3 in colour
-        for number, width in enumerate(channels, 1):
+        for number, (maps, width) in enumerate(pairwise([math.prod(image_shape[2:]), *channels]), 1):
             size, stride = (5, 2) if number == 1 else (3, 1)
             layers.append(nn.Conv2d(maps, width, size, stride, bias=False))  # batch norm has a bias
-            maps = width
-            if number == len(channels):
-                layers.append(nn.MaxPool2d(2))
             layers += [nn.BatchNorm2d(width), ACTIVATIONS[activation]()]
-        super().__init__([*layers, nn.Flatten()], maps * left, hidden, activation, dropout, classes)
+        layers.insert(-2, nn.MaxPool2d(2))
+        super().__init__([*layers, nn.Flatten()], channels[-1] * left, hidden, activation, dropout, classes)
 
 
 class SmallNet(Net):
@@ -155,7 +152,7 @@ class SmallNet(Net):
         image_shape: Sequence[int] = IMAGE_SHAPE,
         classes: int = len(DIGITS),
     ) -> None:
-        _pixels_left("small", image_shape, lambda side: side // 2 + 1 - 2 * len(channels), channels)
+        _pixels("small", image_shape, lambda side: side // 2 + 1 - 2 * len(channels), channels)
         first = nn.Conv2d(math.prod(image_shape[2:]), channels[0], 3, bias=False)
         layers = [first, nn.MaxPool2d(2), nn.BatchNorm2d(channels[0]), ACTIVATIONS[activation]()]
         for maps, width in pairwise(channels):
@@ -181,22 +178,20 @@ class Permute(nn.Module):
         return images.flatten(2).index_select(2, self.order).view(images.shape)
 
 
-def _pixels_left(
-    net: NetName, image_shape: Sequence[int], shrink: Callable[[int], int], channels: Sequence[int]
-) -> int:
-    """The pixels that convolutions leave of an image, whose sides they shrink, if there can be so many of them."""
+def _pixels(net: NetName, shape: Sequence[int], shrink: Callable[[int], int], channels: Sequence[int]) -> int:
+    """The pixels that convolutions, which shrink its sides, leave of an image; or a UserError for what cannot be."""
     if not 1 <= len(channels) <= 5 or any(maps < 1 for maps in channels):
         raise UserError(f"expected 1 to 5 convolutions of at least 1 channel, got {list(channels)}")
-    if shrink(min(image_shape[:2])) < 1:
+    if shrink(min(shape[:2])) < 1:
         least = next(side for side in count(1) if shrink(side) >= 1)
         what = f"{least}x{least} for {net} with {len(channels)} convolutions"
-        raise UserError(f"expected images of at least {what}, got {image_shape}; use another net")
-    return math.prod(map(shrink, image_shape[:2]))
+        raise UserError(f"expected images of at least {what}, got {shape}; use fewer, or another net")
+    return math.prod(map(shrink, shape[:2]))
 
 
-def _dropout(probability: float) -> list[nn.Module]:
+def _dropout(probability: float, name: str = "dropout") -> list[nn.Module]:
     if not 0 <= probability < 1:
-        raise UserError(f"expected dropout to be from 0 to below 1, got {probability}; change --model.dropout")
+        raise UserError(f"expected {name} to be from 0 to below 1, got {probability}; change --model.{name}")
     return [nn.Dropout(probability)] if probability else []
 
 
@@ -231,7 +226,7 @@ def build(
     given = {name: value for name, value in options.items() if value is not None}
     for name in given.keys() - defaults(net).keys():
         raise UserError(f"expected no {name} for {net}, which has none, got {given[name]}; leave out --model.{name}")
-    layers, image_shape = NETS[net](**given), given.get("image_shape", IMAGE_SHAPE)
+    built, image_shape = NETS[net](**given), given.get("image_shape", IMAGE_SHAPE)
     if permute_pixels:
-        return layers.insert(0, Permute(image_shape))
-    return layers.insert(0, Deslant(deslant, ink_width, image_shape)) if deslant or ink_width else layers
+        return built.insert(0, Permute(image_shape))
+    return built.insert(0, Deslant(deslant, ink_width, image_shape)) if deslant or ink_width else built

@@ -74,9 +74,9 @@ def _cosine(optimizer: Optimizer, epochs: int, warmup: int) -> schedules.LRSched
 
 def epochs(trainer: L.Trainer) -> int:
     """Returns the epochs of the whole run, or raises a UserError where it has no end."""
-    if (trainer.max_epochs or 0) < 1:
+    if (limit := trainer.max_epochs or 0) < 1:
         raise UserError("expected the cosine schedule to have an end; give --max_epochs above 0")
-    return trainer.max_epochs or 0
+    return limit
 
 
 def total_steps(trainer: L.Trainer) -> int:

@@ -183,7 +183,7 @@ def who_notices(trainer: L.Trainer, module: L.LightningModule) -> str | None:
         _overrides(
             module,
             MNISTClassifier,
-            (*BATCH_HOOKS, *STEP_HOOKS, *TRANSFER_HOOKS, "training_step", "configure_optimizers"),
+            (*BATCH_HOOKS, *STEP_HOOKS, *TRANSFER_HOOKS, "training_step"),
         )
         or _overrides(trainer.datamodule, MNISTDataModule, TRANSFER_HOOKS)  # type: ignore[attr-defined]
         or next(watching, None)

@@ -12,6 +12,7 @@ REFUSED = [
     ({"nesterov": True, "momentum": 0.0}, "nesterov to be false without a momentum"),
     ({"step_size": 0}, "step_size to be at least 1"),
     ({"gamma": 0.0}, "gamma to be above 0 and at most 1"),
+    ({"gamma": 1.0, "scheduler": "plateau"}, "gamma to be below 1, for plateau"),
     ({"warmup_epochs": -1}, "warmup_epochs to be at least 0"),
     ({"label_smoothing": -0.1}, "label_smoothing to be from 0 to below 1"),
     ({"label_smoothing": 1.0}, "label_smoothing to be from 0 to below 1"),

@@ -58,6 +58,11 @@ def test_options_that_cannot_be_are_refused(options):
         SimpleNet(**options)
 
 
+def test_a_dropout_of_pixels_that_cannot_be_is_refused_by_its_name():
+    with pytest.raises(UserError, match=r"expected input_dropout .* got 1.5; change --model.input_dropout"):
+        SimpleNet(input_dropout=1.5)
+
+
 def shapes(net, kinds):
     """The shapes of what the layers of some kinds give for one image, batch left out."""
     found = []
@@ -115,10 +120,8 @@ def test_a_convnet_of_given_maps_has_the_parameters_counted_by_hand():
 )
 def test_a_convnet_has_one_to_five_convolutions(sides, pooled):
     channels = list(range(3, 3 + len(sides)))
-    assert shapes(ConvNet(channels=channels), nn.Conv2d) == [
-        (maps, side, side) for maps, side in zip(channels, sides, strict=True)
-    ]
     net = ConvNet(channels=channels, hidden=[])
+    assert shapes(net, nn.Conv2d) == [(maps, side, side) for maps, side in zip(channels, sides, strict=True)]
     assert shapes(net, nn.MaxPool2d) == [(channels[-1], pooled, pooled)]
     assert net[-1].in_features == channels[-1] * pooled**2
     assert [layer.num_features for layer in net if isinstance(layer, nn.BatchNorm2d)] == channels
