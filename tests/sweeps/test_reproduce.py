@@ -7,6 +7,7 @@ import shutil
 import signal
 import statistics
 import time
+from pathlib import Path
 from subprocess import CompletedProcess
 
 import helpers
@@ -185,6 +186,20 @@ def test_an_ensembles_row_is_the_error_of_all_together_and_the_rows_before_stay_
     table = (tmp_path / "out" / "results.md").read_text()
     assert table == REPRODUCE["table"](list(results.values())) + "\n"
     assert out.startswith(table)
+
+
+def test_an_ensemble_of_another_rows_runs_trains_none(done, digits, tmp_path, monkeypatch):
+    shutil.copytree(done[0] / "out", tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    runs = {path: path.read_bytes() for path in (tmp_path / "out").glob("linear/seed_*/**/*") if path.is_file()}
+    row = REPRODUCE["Row"]("together", 5.0, "somebody", of="linear")
+    found = REPRODUCE["reproduce"](row, 2, str(digits), Path("out"), 1)
+    assert list(found) == KEYS
+    members = load_ensemble([read_checkpoint(Path(f"out/linear/seed_{seed}") / LAST) for seed in range(2)])
+    assert found["error_mean"] == pytest.approx(error(members, digits), abs=1e-3)
+    assert found["error_mean"] != rows(tmp_path)["linear"]["error_mean"]
+    assert (found["config"], found["error_std"], found["seeds"], found["epochs"]) == ("together", None, 2, 10)
+    assert runs == {path: path.read_bytes() for path in (tmp_path / "out").glob("linear/**/*") if path.is_file()}
 
 
 @pytest.mark.parametrize(
