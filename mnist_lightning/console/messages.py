@@ -79,7 +79,10 @@ def begin_loggers(loggers: Sequence[Logger]) -> None:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Does what :func:`one_line` does, for what Lightning and a trace complain of too; a good end parts processes."""
+    """Does what :func:`one_line` does, for what Lightning and a trace complain of too.
+
+    At a good end, processes that trained together part: a thread of gloo's that still runs would abort the exit.
+    """
     quiet()
     with one_line():
         try:
@@ -87,7 +90,7 @@ def one_line_errors() -> Iterator[None]:
         except (UntraceableError, MisconfigurationException) as error:
             raise UserError(str(error)) from error
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # as Lightning does on GPUs; a thread of gloo's may abort the exit
+        torch.distributed.destroy_process_group()  # Lightning sees to it for GPUs only
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:

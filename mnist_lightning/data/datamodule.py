@@ -194,7 +194,7 @@ class MNISTDataModule(L.LightningDataModule):
         """Returns a dataset, copied once to the Trainer's device if it fits there, and the device that it is on."""
         device = self.trainer.strategy.root_device if self.trainer else CPU
         if (dataset, device) not in self._copies:
-            tensors = dataset[torch.arange(len(dataset))] if device != CPU else ()  # which does not fit
+            tensors = dataset[torch.arange(len(dataset))] if device != CPU else ()  # fits refuses the CPU
             copy = (ImageDataset(*(tensor.to(device) for tensor in tensors)), device) if fits(tensors, device) else None
             self._copies[dataset, device] = copy or (dataset, CPU)
         return self._copies[dataset, device]

@@ -95,7 +95,7 @@ class LeNet5(Net):
         image_shape: Sequence[int] = IMAGE_SHAPE,
         classes: int = len(DIGITS),
     ) -> None:
-        left = _pixels("lenet5", image_shape, lambda side: (side // 2 - 4) // 2, (6, 16))
+        left = _pixels_left("lenet5", image_shape, lambda side: (side // 2 - 4) // 2, (6, 16))
         layers = [nn.Conv2d(math.prod(image_shape[2:]), 6, 5, padding=2), ACTIVATIONS[activation](), nn.MaxPool2d(2)]
         layers += [nn.Conv2d(6, 16, 5), ACTIVATIONS[activation](), nn.MaxPool2d(2), nn.Flatten()]
         super().__init__(layers, 16 * left, hidden, activation, dropout, classes)
@@ -125,7 +125,7 @@ class ConvNet(Net):
         image_shape: Sequence[int] = IMAGE_SHAPE,
         classes: int = len(DIGITS),
     ) -> None:
-        left = _pixels("convnet", image_shape, lambda n: ((n - 5) // 2 + 3 - 2 * len(channels)) // 2, channels)
+        left = _pixels_left("convnet", image_shape, lambda n: ((n - 5) // 2 + 3 - 2 * len(channels)) // 2, channels)
         layers: list[nn.Module] = []
         for number, (maps, width) in enumerate(pairwise([math.prod(image_shape[2:]), *channels]), 1):
             size, stride = (5, 2) if number == 1 else (3, 1)
@@ -152,7 +152,7 @@ class SmallNet(Net):
         image_shape: Sequence[int] = IMAGE_SHAPE,
         classes: int = len(DIGITS),
     ) -> None:
-        _pixels("small", image_shape, lambda side: side // 2 + 1 - 2 * len(channels), channels)
+        _pixels_left("small", image_shape, lambda side: side // 2 + 1 - 2 * len(channels), channels)
         first = nn.Conv2d(math.prod(image_shape[2:]), channels[0], 3, bias=False)
         layers = [first, nn.MaxPool2d(2), nn.BatchNorm2d(channels[0]), ACTIVATIONS[activation]()]
         for maps, width in pairwise(channels):
@@ -178,14 +178,14 @@ class Permute(nn.Module):
         return images.flatten(2).index_select(2, self.order).view(images.shape)
 
 
-def _pixels(net: NetName, shape: Sequence[int], shrink: Callable[[int], int], channels: Sequence[int]) -> int:
+def _pixels_left(net: NetName, shape: Sequence[int], shrink: Callable[[int], int], channels: Sequence[int]) -> int:
     """The pixels that convolutions, which shrink its sides, leave of an image; or a UserError for what cannot be."""
     if not 1 <= len(channels) <= 5 or any(maps < 1 for maps in channels):
         raise UserError(f"expected 1 to 5 convolutions of at least 1 channel, got {list(channels)}")
     if shrink(min(shape[:2])) < 1:
         least = next(side for side in count(1) if shrink(side) >= 1)
         what = f"{least}x{least} for {net} with {len(channels)} convolutions"
-        raise UserError(f"expected images of at least {what}, got {shape}; use fewer, or another net")
+        raise UserError(f"expected images of at least {what}, got {shape}; use another net")
     return math.prod(map(shrink, shape[:2]))
 
 

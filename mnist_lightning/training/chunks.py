@@ -180,11 +180,7 @@ def who_notices(trainer: L.Trainer, module: L.LightningModule) -> str | None:
         return f"{type(profiler).__name__} measures each batch"
     watching = (f"{type(each).__name__} looks at each batch" for each in _callbacks(trainer) if _watches(each))
     return (
-        _overrides(
-            module,
-            MNISTClassifier,
-            (*BATCH_HOOKS, *STEP_HOOKS, *TRANSFER_HOOKS, "training_step"),
-        )
+        _overrides(module, MNISTClassifier, (*BATCH_HOOKS, *STEP_HOOKS, *TRANSFER_HOOKS, "training_step"))
         or _overrides(trainer.datamodule, MNISTDataModule, TRANSFER_HOOKS)  # type: ignore[attr-defined]
         or next(watching, None)
     )
