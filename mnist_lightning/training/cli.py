@@ -88,6 +88,8 @@ class MNISTCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         model = self.config.model  # a run's config.yaml says the sizes that its net has
         model.hidden, model.channels = sizes(model.net, model.hidden, model.channels)
+        if model.dropout and not model.hidden:
+            raise UserError(f"expected --model.dropout to be 0 without --model.hidden layers, got {model.dropout}")
         model.betas = list(model.betas)
         data = self.config.data
         if data.sha256:  # a run's config.yaml, which may be repeated from any folder
@@ -200,9 +202,7 @@ class MNISTCLI(LightningCLI):
         """Finds and checks what ``--ckpt_path`` names: a file, a run's folder, or ``last``."""
         if path == "last":
             if not self._own_logger:
-                raise UserError(
-                    "expected the file of a checkpoint for --ckpt_path, as this run has no folder, got last"
-                )
+                raise UserError("expected a checkpoint's file for --ckpt_path, as this run has no folder, got last")
             path = last_checkpoint(root, self.plain_config, self.datamodule.sha256)
             if path is None:
                 if rank_zero_only.rank == 0:  # type: ignore[attr-defined]

@@ -17,7 +17,7 @@ from mnist_lightning.training.cli import MNISTCLI
 from mnist_lightning.training.run_folder import LAST
 
 BAD_OPTIONS = [
-    (["--ckpt_path", "last", "--trainer.logger", "false"], ["expected the file of a checkpoint", "got last"]),
+    (["--ckpt_path", "last", "--trainer.logger", "false"], ["expected a checkpoint's file", "got last"]),
     (["--model.hiden", "[3]"], ["did you mean --model.hidden?"]),
     (["--lr", "0.01"], ["--lr 0.01; did you mean --model.lr?"]),
     (["configs/lenet5.yaml"], ["did you mean --config configs/lenet5.yaml?"]),
@@ -72,6 +72,7 @@ BAD_OPTIONS = [
     (["--model.hidden", "256,128"], ["--model.hidden: expected a list: [256,128], got 256,128"]),
     (["--model.hidden", "wide"], ["--model.hidden", "a list such as [256,128]", "got wide"]),
     (["--model.hidden", "[100000000000]"], ["expected a net that fits into memory", "lower --model.hidden"]),
+    (["--model.net=small", "--model.dropout=0.2"], ["--model.dropout to be 0 without --model.hidden layers, got 0.2"]),
     (["--model.activation", "swish"], ["expected one of relu, sigmoid, tanh, gelu, got swish"]),
     (["--model.lr", "fast"], ["--model.lr", "expected float, got fast"]),
     (["--model.lr", "-1"], ["expected lr to be above 0, got -1.0"]),
