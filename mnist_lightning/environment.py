@@ -25,9 +25,9 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def identity(device: torch.device) -> dict[str, Any]:
-    """Returns the name of a device and, of a CUDA one, the versions that its numbers depend on."""
+    """Returns the name of a device and what its numbers depend on: a CPU's vector instructions, CUDA's versions."""
     if device.type == "cpu":
-        return {"device": platform.processor() or "cpu"}
+        return {"device": f"{platform.machine()} CPU, {torch.backends.cpu.get_cpu_capability()}"}
     if device.type == "mps":
         return {"device": torch.backends.mps.get_name()}
     named = {"device": getattr(torch.get_device_module(device), "get_device_name", str)(device)}

@@ -13,10 +13,13 @@ def test_a_record_says_which_device_and_which_versions_of_its_libraries(monkeypa
         "torch.backends.cudnn.version": lambda: 90100,
         "torch.utils.collect_env.get_nvidia_driver_version": lambda run: "550.54.15",
         "torch.version.cuda": "12.4",
+        "torch.backends.cpu.get_cpu_capability": lambda: "AVX512",
+        "platform.machine": lambda: "x86_64",
     }.items():
         monkeypatch.setattr(name, value)
     versions = {"cuda": "12.4", "cudnn": 90100, "driver": "550.54.15"}
     assert identity(torch.device("cuda", 0)) == {"device": "NVIDIA A100", **versions}
+    assert identity(torch.device("cpu")) == {"device": "x86_64 CPU, AVX512"}
     assert identity(torch.device("xpu")) == {"device": "Intel Max 1550"}
     assert identity(torch.device("mps")) == {"device": "Apple M3"}
 

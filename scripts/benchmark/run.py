@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import shlex
 import statistics
 import subprocess
@@ -28,6 +27,7 @@ with importing():
     from mnist_lightning.data.download import DEFAULT_DATA_DIR
     from mnist_lightning.data.format import FILES, find
     from mnist_lightning.data.idx import read_idx, write_idx
+    from mnist_lightning.environment import identity
     from mnist_lightning.errors import UserError
 
 SCRIPTS = Path(__file__).resolve().parents[1]
@@ -72,7 +72,7 @@ def measure(data: MNISTDataModule, repeats: int, scratch: Path) -> dict[str, Any
         for name, commands in processes.items():
             runs[name] += [run_processes(commands, scratch)][:counted]
     return {
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, PyTorch {torch.__version__}",
+        "machine": f"{os.cpu_count()} cores, {identity(torch.device('cpu'))['device']}, PyTorch {torch.__version__}",
         "dataset": data.dataset_name,
         "images": len(data.train_set),
         "epochs": {name: runs[name] for name in trainings},
