@@ -239,6 +239,19 @@ def test_several_devices_are_offered_and_one_is_used(small, tmp_path, monkeypatc
     assert "device  cpu, 1 process; --devices 8 trains on all 8\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("capability", "precision", "is_slow"),
+    [("AVX2", "bf16-mixed", True), ("AVX2", "32-true", False), ("AVX512", "bf16-mixed", False)],
+)
+def test_a_precision_that_the_cpu_lacks_is_said_to_be_slow(
+    small, tmp_path, monkeypatch, capsys, capability, precision, is_slow
+):
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    run(small, tmp_path, "cpu", "--max_epochs=1", "--plots.every_n_epochs=0", f"--trainer.precision={precision}")
+    hint = "        bf16-mixed is slow, as this CPU has no bfloat16: --trainer.precision 32-true\n"
+    assert (hint in capsys.readouterr().out) == is_slow
+
+
 def trained_by_a_script(folder, cwd, *options):
     """The folder of a run, and the weights of its best epoch."""
     ok(Script("train.py", f"--data.data_dir={folder}", "--max_epochs=4", *options, cwd=cwd, real=True).result())
