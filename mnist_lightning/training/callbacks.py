@@ -218,8 +218,8 @@ class StepProgressBar(ProgressBar):
 def _best_score(trainer: L.Trainer) -> float | None:
     """The best validation accuracy so far, by which checkpoints are chosen."""
     kept = (each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint))
-    scores = (each.best_model_score for each in kept if each.monitor == "val/accuracy")
-    return next((float(score) for score in scores if score is not None), None)
+    scores = [each.best_model_score for each in kept if each.monitor == "val/accuracy"]
+    return next((float(score) for score in scores[-1:] if score is not None), None)  # the user's come before ours
 
 
 def _why_stopped(trainer: L.Trainer) -> str | None:
