@@ -57,6 +57,16 @@ def test_a_test_on_other_data_is_called_that_and_leaves_the_runs_own_alone(check
     assert not (run / "ensemble").exists()
 
 
+def test_a_test_of_the_last_checkpoint_leaves_the_report_of_the_best_alone(checkpoint, tmp_path):
+    run = checkpoint.parents[1]
+    ok(run_script("test.py", checkpoint, cwd=tmp_path))
+    before = (run / "test" / "metrics.json").read_bytes()
+    out = ok(run_script("test.py", run / "checkpoints" / "last.ckpt", cwd=tmp_path))
+    assert "written to" in out
+    assert (run / "test_last" / "metrics.json").is_file()
+    assert (run / "test" / "metrics.json").read_bytes() == before
+
+
 def test_a_score_on_images_that_it_was_trained_on_is_not_printed_without_the_word(dataset, checkpoint, tmp_path):
     shutil.copytree(dataset, tmp_path / "leaky")
     for test, train in zip(FILES[2:], FILES[:2], strict=True):
