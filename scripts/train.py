@@ -29,12 +29,13 @@ UNSETTLED = 10  # steps whose loss, a running mean, is not one yet: lr_find's su
 
 def find_lr(cli: MNISTCLI) -> None:
     """Searches for a learning rate in a hundred steps of training, which it takes back."""
-    logging.getLogger("lightning.pytorch.tuner").setLevel(logging.WARNING)  # the curve shows where it stopped
+    logging.getLogger("lightning.pytorch.tuner").setLevel(logging.CRITICAL)  # the curve shows where it stopped
     with nullcontext() if sys.stderr.isatty() else redirect_stderr(StringIO()):  # where Lightning draws a bar
         finder = Tuner(cli.trainer).lr_find(cli.model, datamodule=cli.datamodule, min_lr=LOWEST, update_attr=False)
     rate = finder.suggestion() if finder else None
     if finder is None or rate is None:
-        raise UserError("expected enough steps to see the loss change, got too few; try without --trainer.fast_dev_run")
+        how = "leave out --trainer.fast_dev_run" if cli.config.trainer.fast_dev_run else "raise --max_epochs"
+        raise UserError(f"expected enough steps to see the loss change, got too few; {how}")
     rates, losses = (finder.results[name][UNSETTLED:] for name in ("lr", "loss"))
     path = Path(cli.config.trainer.default_root_dir or "", "lightning_logs", "learning_rate.svg")
     path.parent.mkdir(exist_ok=True, parents=True)

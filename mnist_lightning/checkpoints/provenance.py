@@ -113,7 +113,7 @@ def named(known: Mapping[str, str]) -> str:
 
 def _training_images(data: MNISTDataModule, checkpoint: Checkpoint | None) -> Tensor | None:
     """The images that a checkpoint was trained on, uint8 (N, 28, 28), or None where they cannot be had."""
-    with suppress(UserError):  # a test set alone; or they are damaged, or gone
+    with suppress(UserError):  # they are damaged, or gone
         own = data if checkpoint is None or is_own(data, checkpoint.trained_on) else own_data(checkpoint)
         own.setup("fit")
         if checkpoint is None or own.sha256 == checkpoint.trained_on["sha256"]:

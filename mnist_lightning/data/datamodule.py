@@ -81,7 +81,7 @@ class MNISTDataModule(L.LightningDataModule):
         for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if size < 1:
                 raise UserError(f"expected {name} to be at least 1, got {size}; give --data.{name} a positive number")
-        if val_size < 0 or (isinstance(val_size, float) and val_size >= 1):
+        if not val_size >= 0 or (isinstance(val_size, float) and val_size >= 1):  # nan is not
             raise UserError(f"expected val_size to be a count or a fraction from 0 to below 1, got {val_size}")
         if (folds, fold) != (None, None) and ((folds or 0) < 2 or fold not in range(folds or 0)):
             raise UserError(
@@ -101,7 +101,7 @@ class MNISTDataModule(L.LightningDataModule):
         self.folder  # noqa: B018  # fetches it
 
     def setup(self, stage: str) -> None:
-        """Reads the files: all four before training, so that a bad test file shows before, and two before a test.
+        """Reads the files: all before training, so that a bad test file shows then; no training images before a test.
 
         Raises:
             DataError: The files are not there, do not fit together, or are not what was expected.

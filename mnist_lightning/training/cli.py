@@ -28,11 +28,12 @@ from mnist_lightning.model.nets import sizes
 from mnist_lightning.training.callbacks import Answers, MovingAverage, RunHeader, RunTimer, StepProgressBar
 from mnist_lightning.training.checkpointing import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, Stopped
 from mnist_lightning.training.chunks import StepsPerExecution
-from mnist_lightning.training.options import add_run_options, check_callbacks, check_flags
+from mnist_lightning.training.options import add_run_options, check_callbacks, check_effects, check_flags
 from mnist_lightning.training.resuming import RESUMABLE, CheckedStates, check_resumable, one_line_until_it_trains
 from mnist_lightning.training.run_folder import (
     LAST,
     RunRecord,
+    alone,
     last_checkpoint,
     progress,
     resumes_its_run,
@@ -88,9 +89,8 @@ class MNISTCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         model = self.config.model  # a run's config.yaml says the sizes that its net has
         model.hidden, model.channels = sizes(model.net, model.hidden, model.channels)
-        if model.dropout and not model.hidden:
-            raise UserError(f"expected --model.dropout to be 0 without --model.hidden layers, got {model.dropout}")
         model.betas = list(model.betas)
+        check_effects(self.config)
         data = self.config.data
         if data.sha256:  # a run's config.yaml, which may be repeated from any folder
             data.data_dir = str(next(filter(is_complete, places(data.data_dir, *self._configs)), data.data_dir))
@@ -124,7 +124,8 @@ class MNISTCLI(LightningCLI):
 
     def _callbacks(self, config: Any) -> list[Callback]:
         """What hangs on each run, besides what the user asks for."""
-        saves = config.enable_checkpointing is not False and not (config.fast_dev_run or config.barebones)
+        in_passing = config.fast_dev_run or config.barebones or self.config_init.find_lr
+        saves = config.enable_checkpointing is not False and not in_passing
         validates = len(self.datamodule.val_set) > 0 and config.limit_val_batches != 0
         plots = self.config_init.plots
         patience, delta = self.config_init.early_stopping.patience, self.config_init.early_stopping.min_delta
@@ -165,7 +166,7 @@ class MNISTCLI(LightningCLI):
             self.config.name = None  # what repeats this run gets a folder of its own
         ckpt_path = checkpoint.path if checkpoint else None
         try:
-            with one_line_until_it_trains(self.trainer, ckpt_path, new_run=self._own_logger):
+            with one_line_until_it_trains(self.trainer, ckpt_path, self._own_logger), alone(self.trainer.logger):
                 self.trainer.fit(self.model, self.datamodule, ckpt_path=ckpt_path, weights_only=True)
         except Stopped as stop:
             if self.trainer.is_global_zero:

@@ -25,6 +25,14 @@ REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("precision", lambda value: value == "16-true", "one that trains, got {}; 16-mixed and bf16-true do"),
 )
 
+# Options, when they would have no effect, and what is expected then
+IDLE: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("model.dropout", lambda c: not c.model.hidden, "0 without --model.hidden layers"),
+    ("early_stopping.min_delta", lambda c: c.early_stopping.patience is None, "0 without --early_stopping.patience"),
+    ("name", lambda c: c.trainer.logger is False, "unset, as --trainer.logger false makes no folder"),
+    ("ckpt_path", lambda c: c.find_lr, "unset, as --find_lr begins at the start"),
+)
+
 MONITORED = ("val/loss", "val/accuracy", "train/loss", "train/accuracy")
 LOGGED = (*MONITORED, "train/loss_step", "lr")
 
@@ -34,6 +42,13 @@ def check_flags(trainer: Mapping[str, Any]) -> None:
     for name, refused, expected in REFUSED:
         if refused(trainer[name]):
             raise UserError(f"expected --trainer.{name} to be {expected.format(trainer[name])}")
+
+
+def check_effects(config: Any) -> None:
+    """Refuses an option that would do nothing and say nothing."""
+    for name, is_idle, expected in IDLE:
+        if config[name] and is_idle(config):
+            raise UserError(f"expected --{name} to be {expected}, got {config[name]}")
 
 
 def check_callbacks(callbacks: Sequence[Callback]) -> None:

@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -133,9 +133,10 @@ def _of_trainer(config: Mapping[str, Any], *names: str) -> list[Any]:
 def progress(trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
     """How large the net is, how long it was trained, and the seconds that took, validation among them."""
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set, but not declared
+    epochs: Any = trainer.fit_loop.epoch_progress.current
     return {
         "parameters": sum(parameter.numel() for parameter in pl_module.parameters()),
-        "epochs": trainer.current_epoch,
+        "epochs": epochs.processed,  # not completed: a state from an epoch's end lacks that
         "optimizer_steps": trainer.global_step,
         "seconds": next(each.time_elapsed() for each in callbacks if isinstance(each, RunTimer)),
     }
@@ -145,10 +146,7 @@ class RunRecord(SaveConfigCallback):
     """Writes ``config.yaml``, every option of the run, and ``environment.json``, what else its numbers depend on.
 
     Both when the first training step is taken: a checkpoint that cannot be resumed from leaves those of its run alone.
-    Then ``training.json``, how far the run is and how it went, after each epoch; and ``.lock`` is locked while it runs.
-
-    Raises:
-        UserError: Another process trains this run.
+    Then ``training.json``, how far the run is and how it went, after each epoch.
     """
 
     works_with_chunks = True
@@ -183,19 +181,11 @@ class RunRecord(SaveConfigCallback):
             self._open(Path(log_dir), trainer)  # killed between its last state and record
         if stage == "fit":
             self._write(trainer, pl_module, finished=True)
-            self._release()
-
-    def on_exception(self, *_: Any) -> None:
-        self._release()
 
     def _open(self, run: Path, trainer: L.Trainer) -> None:
-        self._lock, self._run = locked(run), run
+        self._run = run
         before = load_json(run / RUN_RECORD)  # a run begun from another's state has that one's history too
         self._first_epoch = before.get("first_epoch", 1 if before else trainer.current_epoch + 1)
-
-    def _release(self) -> None:
-        if self._run:
-            self._lock.release()
 
     def _write(self, trainer: L.Trainer, pl_module: Any, finished: bool = False) -> None:
         if self._run:
@@ -204,14 +194,30 @@ class RunRecord(SaveConfigCallback):
             atomic_write(self._run / RUN_RECORD, json.dumps(record) + "\n")
 
 
-def locked(run: Path) -> FileLock:
-    """Locks a run's folder; the system lets go of it, however the process ends."""
+@contextmanager
+def alone(logger: object) -> Iterator[None]:
+    """Locks a run's folder, from before its log is opened; the system lets go of it, however the process ends.
+
+    Args:
+        logger: Of the run, whose folder is that of its TensorBoardLogger.
+
+    Raises:
+        UserError: Another process trains this run.
+    """
+    if rank_zero_only.rank or not isinstance(logger, TensorBoardLogger):  # type: ignore[attr-defined]
+        yield
+        return
+    run = Path(logger.log_dir)
+    run.mkdir(parents=True, exist_ok=True)
     lock = FileLock(run / RUN_LOCK)
     try:
         lock.acquire(timeout=5)  # who looks whether it is locked holds it for a moment
     except Timeout as error:
         raise UserError(f"{run}: expected a run that has ended, but another process trains it; wait for it") from error
-    return lock
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _finite(history: Mapping[str, Sequence[tuple[int, float]]]) -> dict[str, Any]:
