@@ -53,6 +53,11 @@ class RunTimer(Timer):
 
     works_with_chunks = True  # the end of a chunk is milliseconds late
 
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Looks at the time after optimizer steps: gradients that wait for one would be lost."""
+        if not trainer.fit_loop._should_accumulate():
+            super().on_train_batch_end(trainer, *args, **kwargs)
+
 
 class MovingAverage(EMAWeightAveraging):
     """Lightning's moving average of the weights, taken by a hook of the optimizer: after each step of a chunk, too.

@@ -120,11 +120,9 @@ class LastCheckpoint(callbacks.Checkpoint):
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.is_last_batch:
             return  # the end of the epoch saves too, once it is validated
-        position = data_of(trainer).train_sampler.position
-        due = self.every_n_steps and position % self.every_n_steps == 0
-        if self.every_n_minutes:
-            due = due or trainer.strategy.broadcast(time.monotonic() - self._saved_at >= 60 * self.every_n_minutes)
-        self._stopped_by = self._asked_to_stop(trainer)
+        stepped = not trainer.fit_loop._should_accumulate()  # or gradients wait for a step, which no state holds
+        due = stepped and self._due(trainer)
+        self._stopped_by = self._asked_to_stop(trainer) if stepped else 0
         # an epoch that --trainer.max_steps or max_time cuts short is resumed where it was cut
         self._cut_short = trainer.should_stop or trainer.global_step == trainer.max_steps
         if due or self._stopped_by or self._cut_short:
@@ -154,6 +152,13 @@ class LastCheckpoint(callbacks.Checkpoint):
             self.path.parent.mkdir(exist_ok=True)  # not its parents: an error, where the run's folder is gone
         for logger in trainer.loggers:
             logger.save()  # the curves first: where the state is resumed from, they must have got to
+
+    def _due(self, trainer: L.Trainer) -> bool:
+        batches = self.every_n_steps * trainer.accumulate_grad_batches
+        due = bool(batches) and data_of(trainer).train_sampler.position % batches == 0
+        if self.every_n_minutes:
+            due |= trainer.strategy.broadcast(time.monotonic() - self._saved_at >= 60 * self.every_n_minutes)
+        return due
 
     def _save(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(self.path)

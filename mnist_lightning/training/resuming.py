@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.distributed import DistError
@@ -38,6 +39,8 @@ RESTORED = ["optimizer", "lr", "weight_decay", "betas", "momentum", "nesterov"]
 RESTORED += ["scheduler", "step_size", "gamma", "warmup_epochs"]
 # Those that its weights may not fit: dropout is a layer, which is there or not
 SHAPES = ["net", "hidden", "channels", "dropout", "input_dropout", "deslant", "ink_width", "permute_pixels"]
+
+NO_IMAGES = "expected validation images for {}, got none; raise --data.val_size"
 
 
 def check_resumable(
@@ -114,6 +117,10 @@ def one_line_until_it_trains(trainer: L.Trainer, ckpt_path: Path | None, new_run
             raise UserError(
                 "another process of this run died; resume from its last state with --ckpt_path last"
             ) from error
+        if "more than 1 value per channel" in str(error):
+            raise UserError(
+                "expected two images or more in a batch, for batch norm; change --data.batch_size"
+            ) from error
         if (trained or ckpt_path is None) and is_lightnings(error):
             raise UserError(str(error)) from error
         if trained or ckpt_path is None or isinstance(error, UserError | OSError):
@@ -133,6 +140,7 @@ class CheckedStates(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Converts the module now: Lightning would after the weights are restored, those of 64-true through float32."""
         trainer.precision_plugin.convert_module(pl_module)
+        self._patience = {each: each.patience for each in _early_stopping(trainer)}  # before states are restored
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Counts the steps of a run from before 0.2, which called its optimizer by hand, where they are counted now."""
@@ -148,16 +156,48 @@ class CheckedStates(L.Callback):
                 loop["epoch_loop.state_dict"]["_batches_that_stepped"] = steps - 1
             _check_length(checkpoint, trainer)
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Has a run that stopped early stay so, as Timer does; but a patience is what is asked for now."""
+        for each, patience in self._patience.items():
+            each.patience = patience
+            if trainer.ckpt_path and each.wait_count >= max(1, patience):
+                trainer.should_stop = True
+                if not _is_resumed_in_its_folder(trainer):
+                    raise UserError(
+                        f"{trainer.ckpt_path}: expected a patience of more than the {each.wait_count} epochs that the "
+                        f"checkpoint has waited, got {patience}; raise --early_stopping.patience, or leave it out"
+                    )
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for optimizer in trainer.optimizers:
             _check_fused(optimizer)
         for config in trainer.lr_scheduler_configs:
             _check_schedule(config.scheduler, trainer)
+        for each in self._patience:
+            if each.monitor.startswith("val/") and not sum(trainer.num_val_batches):
+                raise UserError(NO_IMAGES.format(f"EarlyStopping on {each.monitor}"))
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Tells a plateau schedule what it missed: Lightning does after an epoch's states are saved."""
+        losses = pl_module.history.get("val/loss")
+        for config in trainer.lr_scheduler_configs:
+            plateau = config.scheduler
+            if isinstance(plateau, ReduceLROnPlateau) and plateau.last_epoch < trainer.current_epoch and losses:
+                plateau.step(losses[-1][1])
+
+
+def _early_stopping(trainer: L.Trainer) -> list[EarlyStopping]:
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set, but not declared
+    return [each for each in callbacks if isinstance(each, EarlyStopping)]
+
+
+def _is_resumed_in_its_folder(trainer: L.Trainer) -> bool:
+    return Path(trainer.log_dir or "", LAST).is_file()
 
 
 def _check_length(checkpoint: Mapping[str, Any], trainer: L.Trainer) -> None:
     """Refuses a run with nothing left to train, but for one that ended, which may be asked for again in its folder."""
-    ended = Path(trainer.log_dir or "", LAST).is_file()
+    ended = _is_resumed_in_its_folder(trainer)
     epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     for name, limit, done in (
         ("max_epochs", trainer.max_epochs or -1, epochs),
@@ -196,7 +236,7 @@ def _check_schedule(schedule: LRScheduler, trainer: L.Trainer) -> None:
         if trainer.check_val_every_n_epoch != 1:
             raise UserError("expected a validation after each epoch for the plateau scheduler, got fewer")
         if not sum(trainer.num_val_batches):
-            raise UserError("expected validation images for the plateau scheduler, got none; raise --data.val_size")
+            raise UserError(NO_IMAGES.format("the plateau scheduler"))
 
 
 def _epochs_of(schedule: LRScheduler) -> int:

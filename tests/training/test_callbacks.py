@@ -6,10 +6,12 @@ import sys
 import lightning.pytorch as L
 import pytest
 import torch
-from helpers import quiet_trainer
+from helpers import quiet_trainer, write_dataset
 
 from mnist_lightning.checkpoints.read import load_classifier
 from mnist_lightning.data.datamodule import MNISTDataModule
+from mnist_lightning.data.format import FILES
+from mnist_lightning.data.idx import read_idx, write_idx
 from mnist_lightning.errors import UserError
 from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.training.cli import MNISTCLI, evaluate
@@ -130,6 +132,27 @@ def test_a_run_without_a_last_epoch_counts_them_and_says_why_it_stopped(dataset,
     out = capsys.readouterr().out
     assert "\nepoch  1  train loss " in out
     assert f"{reason}\n" in out
+
+
+def test_the_epochs_marked_best_are_the_runs_own_whatever_a_users_callback_keeps(dataset, tmp_path, capsys):
+    theirs = ("ModelCheckpoint", "--trainer.callbacks.monitor=val/accuracy", "--trainer.callbacks.mode=min")
+    marked = []
+    for name, more in (("own", ()), ("both", ("--trainer.callbacks", *theirs, "--trainer.callbacks.filename=worst"))):
+        options = ("--trainer.enable_progress_bar=true", "--max_epochs=3", "--model.lr=1e-4")
+        command_line(dataset, tmp_path / name, *options, *more).fit()
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+        marked.append([line.endswith("  best") for line in lines])
+    assert marked[0] == marked[1]
+    assert sum(marked[0]) > 1  # or the worst so far could pass for the best
+
+
+def test_a_batch_norm_that_gets_one_image_is_a_line(tmp_path):
+    folder = write_dataset(tmp_path / "small", train=65, test=10)
+    for name in FILES[::2]:
+        write_idx(folder / name, read_idx(folder / name)[:, :16, :16])  # convnet leaves one pixel of such images
+    cli = command_line(folder, tmp_path, "--model.net=convnet", "--data.val_size=0", "--max_epochs=1")
+    with pytest.raises(UserError, match=r"two images or more in a batch, for batch norm; change --data\.batch_size"):
+        cli.fit()
 
 
 def test_an_epoch_that_was_not_validated_says_nothing_of_validation(dataset, tmp_path, capsys):

@@ -16,6 +16,7 @@ import lightning.pytorch as L
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from helpers import ROOT, Script, ok, refused, run_script, scalars
 from runs import (
     DISTORTED,
@@ -37,6 +38,7 @@ from mnist_lightning.data.format import FILES, find
 from mnist_lightning.data.idx import read_idx
 from mnist_lightning.environment import git_commit
 from mnist_lightning.errors import UserError
+from mnist_lightning.training.callbacks import RunTimer
 from mnist_lightning.training.cli import MNISTCLI
 from mnist_lightning.training.run_folder import is_run_of
 
@@ -257,6 +259,42 @@ def test_a_run_with_nothing_left_to_train_is_refused_and_leaves_no_folder(
 
 
 @ignoring_that_the_run_was_begun
+def test_a_run_that_another_process_trains_is_left_alone(dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "lightning_logs" / "version_0"
+    options = (f"--data.data_dir={dataset}", *OPTIONS)
+    MNISTCLI([*options, "--max_epochs=1"]).fit()
+    before = {path: path.read_bytes() for path in run.rglob("*.*")}
+    with (
+        FileLock(run / ".lock"),
+        pytest.raises(UserError, match="expected a run that has ended, but another process trains it; wait for it"),
+    ):
+        MNISTCLI([*options, "--max_epochs=2", "--ckpt_path=last"]).fit()
+    assert {path: path.read_bytes() for path in run.rglob("*.*")} == before
+    MNISTCLI([*options, "--max_epochs=2", "--ckpt_path=last"]).fit()
+    assert state(run)["global_step"] == 70
+
+
+@ignoring_that_the_run_was_begun
+def test_a_run_that_stopped_early_stays_so_until_its_patience_is_raised(dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "lightning_logs" / "version_0"
+    options = (f"--data.data_dir={dataset}", *OPTIONS, "--max_epochs=9", "--early_stopping.min_delta=1000")
+    impatient = (*options, "--early_stopping.patience=1")
+    MNISTCLI(list(impatient)).fit()  # no loss is so much better than the first
+    before = (run / LAST).read_bytes()
+    assert state(run)["global_step"] == 70
+    MNISTCLI([*impatient, "--ckpt_path=last"]).fit()
+    assert (run / LAST).read_bytes() == before
+    assert json.loads((run / "training.json").read_text())["epochs"] == 2
+    with pytest.raises(UserError, match=r"a patience of more than the 1 epochs .* raise --early_stopping\.patience"):
+        MNISTCLI([*impatient, f"--ckpt_path={run / LAST}", "--data.batch_size=32"]).fit()
+    assert list(run.parent.iterdir()) == [run]
+    MNISTCLI([*options, "--early_stopping.patience=3", "--ckpt_path=last"]).fit()
+    assert state(run)["global_step"] == 140
+
+
+@ignoring_that_the_run_was_begun
 @pytest.mark.parametrize(
     "option", ["--data.batch_size=32", "--model.dropout=0.1", "--trainer.gradient_clip_val=0.1", "--ema_decay=0.9"]
 )
@@ -332,6 +370,21 @@ class TimeIsUp(L.Callback):
             trainer.should_stop = True
 
 
+class OutOfTime(L.Callback):
+    """Has ``--trainer.max_time`` be over after a number of batches."""
+
+    def __init__(self, batches):
+        self.left = batches
+
+    def on_train_batch_end(self, trainer, *_):
+        self.left -= 1
+        if self.left == 0:
+            (timer,) = [each for each in trainer.callbacks if isinstance(each, RunTimer)]
+            timer._duration = 0
+
+
+PLATEAU = ("--model.scheduler=plateau", "--model.step_size=1", "--max_epochs=4")
+ACCUMULATED = ("--trainer.accumulate_grad_batches=3", "--steps_per_execution=auto")
 VALIDATED = ("--trainer.val_check_interval=7", "--steps_per_execution=auto")
 
 
@@ -344,8 +397,15 @@ VALIDATED = ("--trainer.val_check_interval=7", "--steps_per_execution=auto")
         ((*VALIDATED, "--checkpoint.every_n_steps=0"), StopsItself(42)),  # before a validation that is due
         ((), TimeIsUp(12)),
         (VALIDATED, TimeIsUp(42)),
+        (PLATEAU, StopsItself(5)),  # as the last chunk of the first epoch begins
+        (PLATEAU, StopsItself(12)),
+        ((*ACCUMULATED, "--checkpoint.every_n_steps=0"), StopsItself(40)),  # the second batch of three
+        ((*ACCUMULATED, "--checkpoint.every_n_steps=0"), OutOfTime(40)),
     ],
-    ids=["64-true", "validated", "to be validated", "time", "time, validated"],
+    ids=[
+        *("64-true", "validated", "to be validated", "time", "time, validated", "plateau", "plateau, within an epoch"),
+        *("accumulated", "time, accumulated"),
+    ],
 )
 def test_nothing_is_lost_where_a_run_is_stopped(dataset, tmp_path, options, stops):
     def train(name, *callbacks):
@@ -356,9 +416,10 @@ def test_nothing_is_lost_where_a_run_is_stopped(dataset, tmp_path, options, stop
     train("whole")
     with suppress(SystemExit):
         train("stopped", stops)
-    assert 35 < state(tmp_path / "stopped")["global_step"] < 70
+    before, whole = state(tmp_path / "stopped"), state(tmp_path / "whole")
+    assert 0 < before["global_step"] < whole["global_step"]
     train("stopped")
-    whole, resumed = state(tmp_path / "whole"), state(tmp_path / "stopped")
+    resumed = state(tmp_path / "stopped")
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "rng_state", "global_step", "epoch", "history"):
         assert equal(whole[part], resumed[part]), part
 
