@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from mnist_lightning.console.terminal import from_here
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import RUN_LOCK, RUN_RECORD, is_locked, load_json
 
@@ -163,9 +164,10 @@ def table(runs: Sequence[Run], wide: int = WIDE) -> str:
     columns["state"] = ["", *(run.state.replace("finished", "") for run in runs)]
     if _width(columns.values()) <= wide:
         return aligned(columns)
-    folder = os.path.commonpath([run.folder.parent for run in runs])
-    columns["run"] = ["run", *(os.path.relpath(run.folder, folder) for run in runs)]
-    where = f"runs are in {folder}; " if folder else ""
+    folders = [os.path.abspath(run.folder) for run in runs]  # noqa: PTH100  # of some the user may have given just that
+    common = Path(os.path.commonpath([Path(folder).parent for folder in folders]))
+    columns["run"] = ["run", *(os.path.relpath(folder, common) for folder in folders)]
+    where = f"runs are in {place}; " if (place := from_here(common)) != "." else ""
     return f"{_fitted(columns, names, wide)}\n\n{where}--csv and --json have all of it"
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import time
+from pathlib import Path
 from subprocess import run as call
 
 import lightning.pytorch as L
@@ -197,6 +198,28 @@ def test_a_table_fits_the_terminal_and_says_what_is_special_about_each_run(varie
     assert "val_size" not in said
     assert max(map(len, compare.table(varied, 5000).splitlines())) > 500
     assert compare.table(varied) == compare.table(varied, 200)  # in a pipe
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["lightning_logs"], "lightning_logs"),
+        (["{here}/lightning_logs", "lightning_logs/a/one"], "lightning_logs"),
+        (["lightning_logs", "{here}/more"], None),
+        (["lightning_logs/a", "../elsewhere"], ".."),
+    ],
+    ids=["relative", "both", "of two folders", "above"],
+)
+def test_a_narrow_table_says_where_runs_are_however_their_folders_were_given(tmp_path, monkeypatch, given, said):
+    for place in ("here/lightning_logs/a/one", "here/lightning_logs/b/two", "here/more/three", "elsewhere/four"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "config.yaml").write_text(f"model: {{name: {place.replace('/', ' ') * 9}}}")
+    monkeypatch.chdir(tmp_path / "here")
+    found = compare.find([Path(folder.format(here=Path.cwd())) for folder in given])
+    *lines, where = compare.table(found, 120).splitlines()
+    assert where == (f"runs are in {said}; " if said else "") + "--csv and --json have all of it"
+    for run, line in zip(found, lines[1:], strict=False):
+        assert Path(said or ".", line.split()[0]).resolve() == run.folder.resolve()
 
 
 def test_the_script_prints_the_table_and_says_in_a_line_what_it_cannot_read(runs, tmp_path):
