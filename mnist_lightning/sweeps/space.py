@@ -1,5 +1,6 @@
 """What is swept: options of train.py that were given several values, or a range, instead of one."""
 
+import hashlib
 import itertools
 import json
 import re
@@ -200,6 +201,17 @@ def _range(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         expected = "from to be below to, and log to begin above 0 and have no step"
         raise UserError(f"expected {expected}, got {text(given)} for {name}")
     return dict(given)
+
+
+def ends(values: Any) -> list[Any]:
+    """Choices, or the ends of a range."""
+    return values if isinstance(values, list) else [values["from"], values["to"]]
+
+
+def fingerprint(path: Path) -> str:
+    """The SHA-256 of what a YAML file says, whatever its comments and its order."""
+    content = json.dumps(yaml.safe_load(path.read_text()), sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def encoded(value: Any) -> Any:

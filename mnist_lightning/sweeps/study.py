@@ -23,6 +23,7 @@ from mnist_lightning.sweeps.space import Sweep, encoded, text
 STORE = "study.db"
 READY = "ready"  # what a worker prints once there is a study
 DATA = "data.sha256"  # in an identity: of the data; where several are swept, with the values that say which
+CONFIG = "config.sha256"  # likewise, of what a file of --config says; with its path
 DEATHS = 3  # of processes that work on a trial, and it has failed: one is bad luck, and memory that ran out is not
 PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
     "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2),
@@ -103,11 +104,12 @@ def check(folder: Path, study: optuna.Study, plan: Plan) -> None:
     """
     theirs, ours, different = study.user_attrs["identity"], plan.identity, _different(study, plan)
     for name in dict.fromkeys([*ours, *theirs]):
-        if theirs.get(name) != ours.get(name) and not (different and name.startswith(DATA)):  # the settings say more
-            if not any(each.startswith(DATA) for each in theirs):
+        found = name.startswith((DATA, CONFIG))  # what the settings name: where these differ, they say more
+        if theirs.get(name) != ours.get(name) and not (different and found):
+            if found and name not in theirs:
                 raise UserError(
-                    f"{folder}: expected a sweep that names its data, got one that an older version began; begin a new "
-                    "folder with --output"
+                    f"{folder}: expected a sweep that knows its data and its --config files, got one that an older "
+                    "version began; begin a new folder with --output"
                 )
             there, here = (text(side[name]) if name in side else "none" for side in (theirs, ours))
             raise UserError(

@@ -37,8 +37,8 @@ with importing():
     from mnist_lightning.reporting import page, report
     from mnist_lightning.sweeps import study as store
     from mnist_lightning.sweeps.compare import TESTED, best_epoch
-    from mnist_lightning.sweeps.space import text
-    from mnist_lightning.sweeps.study import DATA, PRUNERS, Claim, Plan
+    from mnist_lightning.sweeps.space import ends, fingerprint, text
+    from mnist_lightning.sweeps.study import CONFIG, DATA, PRUNERS, Claim, Plan
     from mnist_lightning.training.cli import MNISTCLI, evaluate
     from mnist_lightning.training.run_folder import LAST, is_run_of
 
@@ -58,7 +58,7 @@ class Parsed(MNISTCLI):
 
 
 def data_of(plan: Plan) -> dict[str, str]:
-    """Returns the identity of the data of a sweep, ready to train on; of each where several are swept.
+    """Returns the identity of a sweep's data, ready to train on, and of its --config files; of each that is swept.
 
     Raises:
         UserError: It can't be used.
@@ -68,12 +68,15 @@ def data_of(plan: Plan) -> dict[str, str]:
     found = {}
     for values in itertools.product(*(space[name] for name in swept)):
         more = [f"--{name}={text(value)}" for name, value in zip(swept, values, strict=True)]
-        data = MNISTDataModule(**Parsed([*_first(plan), *more, QUIET]).config.data.as_dict())
+        config = Parsed([*_first(plan), *more, QUIET]).config
+        data = MNISTDataModule(**config.data.as_dict())
         data.prepare_data()
         data.setup("fit")
         if plan.measure == "validation" and not len(data.val_set):
             raise UserError("expected validation images, by which a sweep compares, got none; raise --data.val_size")
         found[" ".join([DATA, *map(text, values)])] = data.sha256
+        files = filter(None, config.config or [])  # an option's value can be the content itself
+        found |= {f"{CONFIG} {file}": fingerprint(Path(file.absolute)) for file in files}
     return found
 
 
@@ -85,7 +88,7 @@ def check(plan: Plan) -> None:
     """
     cli = Parsed([*_first(plan), QUIET])
     for name, values in (plan.sweep.space if plan.sweep else {}).items():
-        for value in _ends(values):
+        for value in ends(values):
             cli.parser.parse_args([f"--{name}={text(value)}"])
     options = cli.config.trainer
     with trainer_errors():
@@ -101,11 +104,7 @@ def _first(plan: Plan) -> Sequence[str]:
     """What train.py is given for the first run."""
     if plan.points or not plan.sweep:
         return plan.points[0].runs[0][1]
-    return plan.sweep.runs({name: _ends(values)[0] for name, values in plan.sweep.space.items()}, 0)[0][1]
-
-
-def _ends(values: Any) -> list[Any]:
-    return values if isinstance(values, list) else [values["from"], values["to"]]
+    return plan.sweep.runs({name: ends(values)[0] for name, values in plan.sweep.space.items()}, 0)[0][1]
 
 
 def work(folder: Path, plan: Plan) -> None:

@@ -19,6 +19,7 @@ from helpers import ROOT, Script, run_script, write_dataset
 from mnist_lightning.checkpoints.read import load_classifier, load_ensemble, read_checkpoint
 from mnist_lightning.data.format import FILES
 from mnist_lightning.data.idx import read_idx, write_idx
+from mnist_lightning.sweeps import study as store
 
 REPRODUCE = runpy.run_path(str(ROOT / "scripts" / "reproduce.py"))
 KEYS = ["config", "published_error", "error_mean", "error_std", "seeds", "parameters", "epochs", "seconds", "source"]
@@ -222,6 +223,16 @@ def test_a_folder_of_a_run_with_other_settings_is_refused_and_left_alone(done, f
     before = {path: path.read_bytes() for path in cwd.rglob("*") if path.is_file()}
     refused(reproduce("linear", "--seeds", 1, "--data_dir", few, cwd=cwd), "out/linear/seed_0", "settings", "--output")
     assert before == {path: path.read_bytes() for path in cwd.rglob("*") if path.is_file()}
+
+
+def test_a_row_whose_configuration_was_changed_since_is_refused(done, digits, tmp_path):
+    shutil.copytree(done[0] / "out", tmp_path / "out")
+    study = store.load(tmp_path / "out", "linear")
+    (name,) = (name for name in study.user_attrs["identity"] if name.startswith(store.CONFIG))
+    assert name.endswith("configs/linear.yaml")
+    study.set_user_attr("identity", study.user_attrs["identity"] | {name: "what it was"})
+    again = reproduce("linear", "--seeds", 2, "--data_dir", digits, cwd=tmp_path)
+    refused(again, f"with {name} what it was, got ", "give --output")
 
 
 def test_a_table_that_cannot_be_read_ends_in_a_line(few, tmp_path):

@@ -23,7 +23,9 @@ from helpers import ROOT, refused, run_script, write_dataset
 
 from mnist_lightning.sweeps import compare, page
 from mnist_lightning.sweeps import study as store
+from mnist_lightning.sweeps.space import Sweep
 from mnist_lightning.sweeps.study import Plan, Point
+from mnist_lightning.sweeps.worker import data_of
 from mnist_lightning.training.cli import MNISTCLI
 
 FILES = ("results.csv", "results.json", "results.md", "results.html")
@@ -212,6 +214,34 @@ def test_a_sweep_of_a_version_that_did_not_know_its_data_is_refused_in_these_wor
     identity = {name: value for name, value in study.user_attrs["identity"].items() if name != store.DATA}
     study.set_user_attr("identity", identity)
     refused(sweep(*SMALL, *data, cwd=tmp_path), "an older version", "a new folder with --output")
+
+
+def test_a_sweep_goes_on_with_its_config_files_as_they_were_alone(data, tmp_path):
+    config = tmp_path / "fast.yaml"
+    config.write_text("model: {hidden: [8]}\ntrainer: {max_epochs: 1}\n")
+    asked = ("--model.lr", "[1e-3]", "--config", "fast.yaml", *data)
+    ok(sweep(*asked, cwd=tmp_path))
+    before = contents(tmp_path)
+    config.write_text("# faster\ntrainer: {max_epochs: 1}\nmodel: {hidden: [8]}\n")
+    ok(sweep(*asked, cwd=tmp_path))
+    assert contents(tmp_path) == before
+    known = json.loads(before["results.json"])["sweep"]["config.sha256 fast.yaml"]
+    config.write_text("trainer: {max_epochs: 2}\nmodel: {hidden: [8]}\n")
+    refused(sweep(*asked, cwd=tmp_path), f"begun there, with config.sha256 fast.yaml {known}, got ", "give --output")
+    assert contents(tmp_path) == before
+    study = store.load(tmp_path / "out", "sweep")
+    identity = {name: value for name, value in study.user_attrs["identity"].items() if "config.sha256" not in name}
+    study.set_user_attr("identity", identity)
+    refused(sweep(*asked, cwd=tmp_path), "its --config files", "an older version", "a new folder with --output")
+
+
+def test_config_files_can_be_swept_and_each_is_known(data, tmp_path):
+    for number in (1, 2):
+        (tmp_path / f"{number}.yaml").write_text(f"model: {{hidden: [{8 * number}]}}\n")
+    swept = Sweep({data[0][2:]: str(data[1])}, {"config": ["1.yaml", "2.yaml"]}, "grid", 0, 1, 0, "median")
+    with contextlib.chdir(tmp_path):
+        known = data_of(store.plan(swept))
+    assert len({known[f"config.sha256 {number}.yaml"] for number in (1, 2)}) == 2
 
 
 def test_data_can_be_swept_and_each_is_known(data, tmp_path):
