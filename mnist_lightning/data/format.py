@@ -34,8 +34,8 @@ def find(folder: Path, name: str) -> Path:
         return path
     what = "it has no such file" if folder.is_dir() else "there is no such folder"
     raise DataError(
-        f"expected {name}[.gz] in {folder}, but {what}; point --data.data_dir at a folder with the four IDX files, "
-        "or fetch MNIST into it with --data.source download"
+        f"expected {name}[.gz] in {folder}, but {what}; give as data_dir a folder with the four IDX files, or fetch "
+        "MNIST into it with train.py's --data.source download"
     )
 
 

@@ -3,7 +3,7 @@
 import re
 
 import numpy as np
-from helpers import ok, run_script
+from helpers import ok, refused, run_script
 from PIL import Image
 
 
@@ -18,6 +18,13 @@ def test_distortions_are_drawn_as_the_flags_of_train_say(dataset, tmp_path):
     assert one.shape == same.shape == other.shape
     assert (one == same).all()
     assert (one != other).any()
+
+
+def test_data_that_is_not_there_is_a_line_that_names_no_option_of_other_scripts(tmp_path):
+    line = refused(
+        run_script("distortions.py", "--data_dir", "none", cwd=tmp_path), "no such folder", "give as data_dir"
+    )
+    assert "--data." not in line.replace("train.py's --data.source", "")
 
 
 def test_its_help_is_that_of_train_with_other_defaults(tmp_path):
