@@ -52,7 +52,7 @@ def as_row(trial: FrozenTrial) -> dict[str, Any]:
     errors = [run["error"] for run in runs]
     return {
         "trial": trial.number,
-        "state": STATES.get(trial.state, "running"),
+        "state": STATES[trial.state],
         "options": {name: _decoded(trial.params[name]) for name in sorted(trial.params)},
         "error": statistics.mean(errors) if errors else None,
         "error_std": statistics.stdev(errors) if len(errors) > 1 else None,
@@ -75,7 +75,8 @@ def best_first(rows: Sequence[Row]) -> list[Row]:
 
 def write(folder: Path, study: optuna.Study, sweep: Sweep) -> dict[str, Any]:
     """Writes ``results.json``, ``results.csv`` and ``results.md``, and returns what the first of them holds."""
-    rows = [as_row(trial) for trial in study.get_trials(deepcopy=False)]
+    # what another process of a search for more trials has in hand is not a result yet
+    rows = [as_row(trial) for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
     complete = [row for row in best_first(rows) if row["state"] == "complete"]
     results = {
         "sweep": study.user_attrs["identity"],

@@ -16,6 +16,7 @@ from mnist_lightning.errors import UserError
 # Options that take a list: one list is one value, and only a list of lists is several (a test asks the parser)
 LISTS = {"model.hidden", "model.channels", "model.betas", "data.mirrors"}
 LISTS |= {f"trainer.{name}" for name in ("devices", "logger", "callbacks", "plugins")}
+# Names of train.py's for options whose own are longer; a sweep knows the longer ones alone
 SHORT = {name: f"trainer.{name}" for name in ("accelerator", "devices", "max_epochs")}
 # Of a run, what a sweep sees to itself
 TAKEN = ("name", "ckpt_path", "find_lr", "print_config", "trainer.default_root_dir", "data.folds", "data.fold")
@@ -122,7 +123,7 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: expected YAML, got {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected options and their values, got {content!r}")
-    return dict(_flat(content))
+    return {SHORT.get(name, name): value for name, value in _flat(content)}
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -148,7 +149,7 @@ def typed(words: Sequence[str]) -> dict[str, str]:
             if not words or words[0].startswith("--"):
                 raise UserError(f"expected a value after {name}, got none")
             value = words.pop(0)
-        options[name[2:]] = value
+        options[SHORT.get(name[2:], name[2:])] = value
     return options
 
 
@@ -160,16 +161,15 @@ def divide(given: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
     """
     fixed: dict[str, str] = {}
     space: dict[str, Any] = {}
-    for short, value in given.items():
-        name = SHORT.get(short, short)
+    for name, value in given.items():
         if name in TAKEN:
-            raise UserError(f"expected no --{short}: a sweep sees to it itself; leave it out")
+            raise UserError(f"expected no --{name}: a sweep sees to it itself; leave it out")
         plain = _plain(_parsed(value) if isinstance(value, str) else value)
         if isinstance(plain, dict) and plain.keys() & {"from", "to"}:
             space[name] = _range(name, plain)
         elif isinstance(plain, list) and (name not in LISTS or any(isinstance(each, list) for each in plain)):
             if not plain or any(plain.count(each) > 1 for each in plain):
-                raise UserError(f"expected values for --{short}, each once, got {text(plain)}")
+                raise UserError(f"expected values for --{name}, each once, got {text(plain)}")
             space[name] = plain
         else:
             fixed[name] = value if isinstance(value, str) else text(plain)

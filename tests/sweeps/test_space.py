@@ -1,6 +1,7 @@
 """What is swept: lists, ranges and files are told from values, and what goes together is checked."""
 
 import itertools
+import runpy
 
 import pytest
 from helpers import ROOT
@@ -11,6 +12,8 @@ from mnist_lightning.sweeps.space import Sweep
 from mnist_lightning.sweeps.study import plan
 from mnist_lightning.sweeps.worker import check
 from mnist_lightning.training.cli import MNISTCLI
+
+SWEEP = runpy.run_path(str(ROOT / "scripts" / "sweep.py"))
 
 
 def divide(line):
@@ -55,6 +58,17 @@ def test_a_file_says_the_same_as_the_command_line(tmp_path):
     assert space.divide(space.read(path)) == (
         {"model.net": "simple", "trainer.max_epochs": "3"},
         {"model.lr": {"from": 1e-4, "to": 1e-2, "log": True}, "model.hidden": [[64], [128]]},
+    )
+
+
+def test_the_command_line_wins_by_an_options_short_name_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "sweep.yaml"
+    path.write_text("model: {lr: [0.1, 0.2]}\ntrainer: {max_epochs: [1, 2]}\naccelerator: cpu\n")
+    asked, _ = SWEEP["read"]([str(path), "--max_epochs", "3", "--trainer.accelerator", "auto"])
+    assert (asked.options, list(asked.space)) == (
+        {"trainer.max_epochs": "3", "trainer.accelerator": "auto"},
+        ["model.lr"],
     )
 
 
