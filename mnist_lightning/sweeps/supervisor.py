@@ -35,7 +35,7 @@ def run(folder: Path, plan: Plan, jobs: int, describe: Describe) -> optuna.Study
         describe: What is printed of a trial when it is done.
 
     Raises:
-        UserError: The folder holds another sweep.
+        UserError: A worker was killed, and no trial is to blame.
         SystemExit: A worker met what no other trial would survive either; or Ctrl-C or SIGTERM stopped it.
     """
     workers = [_start(folder, plan, jobs)]
@@ -47,8 +47,7 @@ def run(folder: Path, plan: Plan, jobs: int, describe: Describe) -> optuna.Study
             workers += [_start(folder, plan, jobs) for _ in range(1, jobs)]
             _watch(folder, study, plan, workers, jobs, describe)
         for worker in workers:
-            if code := worker.wait():
-                raise SystemExit(abs(code))  # it has said why
+            _check_end(worker)
     except KeyboardInterrupt:
         _stop(signal.SIGINT, None)
     finally:
@@ -70,14 +69,30 @@ def test(folder: Path, plan: Plan, trial: int) -> None:
     """Tests the runs of a trial, in a process of its own.
 
     Raises:
+        UserError: It was killed.
         SystemExit: It could not, and has said why.
     """
     worker = _start(folder, plan, 1, str(trial))
     try:
-        if code := worker.wait():
-            raise SystemExit(abs(code))
+        _check_end(worker)
     finally:
         worker.kill()
+
+
+def _check_end(worker: "subprocess.Popen[str]") -> None:
+    """Ends as a worker did, if that was not well."""
+    if (code := worker.wait()) < 0:
+        raise _killed(code)
+    if code:
+        raise SystemExit(code)  # it has said why
+
+
+def _killed(code: int) -> UserError:
+    return UserError(f"a process of this sweep died of {_signal(code)}; the same command goes on from here")
+
+
+def _signal(code: int) -> str:
+    return signal.Signals(-code).name + (" (out of memory?)" if code == -signal.SIGKILL else "")
 
 
 def _start(folder: Path, plan: Plan, jobs: int, *action: str) -> "subprocess.Popen[str]":
@@ -132,10 +147,9 @@ def _died(folder: Path, study: optuna.Study, plan: Plan, worker: "subprocess.Pop
         UserError: It had none: what ended it is no trial's doing.
     """
     code = worker.poll() or 0
-    if code < 0:
-        name = signal.Signals(-code).name + (" (out of memory?)" if code == -signal.SIGKILL else "")
-        if not store.given_back(folder, study, plan, f"{socket.gethostname()}:{worker.pid}", name):
-            raise UserError(f"a process of this sweep died of {name}; the same command goes on from here")
+    who = f"{socket.gethostname()}:{worker.pid}"
+    if code < 0 and not store.given_back(folder, study, plan, who, _signal(code)):
+        raise _killed(code)
     return code < 0 or code == 128 + signal.SIGTERM
 
 
