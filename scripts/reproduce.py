@@ -15,7 +15,7 @@ with one_line(extra="sweep"):
 
     from mnist_lightning.sweeps import results, supervisor
     from mnist_lightning.sweeps.compare import TESTED
-    from mnist_lightning.sweeps.study import Plan, Point
+    from mnist_lightning.sweeps.study import STORE, Plan, Point
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -106,7 +106,8 @@ def reproduce(row: Row, seeds: int, data_dir: str | None, output: Path, jobs: in
     trials = supervisor.run(output, plan, jobs, describe).get_trials(deepcopy=False)[:seeds]
     for trial in trials:
         if "error" in trial.user_attrs:
-            raise UserError(describe(trial))
+            again = f"to try it again, move {output / STORE} away: what is trained stays"
+            raise UserError(f"{describe(trial)}; {again}")
     tested = [trial.user_attrs["results"][0] for trial in trials]
     errors = [run["error"] for run in tested]
     (images,) = {load_json(output / run["run"] / TESTED)["num_samples"] for run in tested}

@@ -199,6 +199,8 @@ def train(run: Path, args: list[str], watch: Watch, measure: str) -> dict[str, A
     if measure == "test":
         tested = load_json(done)
         accuracy, loss = tested["accuracy"], tested["loss"]
+        if loss is None:  # what JSON has for NaN
+            raise UserError("the test loss was not a finite number")
     if accuracy is None:
         raise UserError("expected a validated epoch, got none; raise --max_epochs or --trainer.max_steps")
     reached = {"error": 100 * (1 - accuracy), "loss": loss, "epoch": epoch}

@@ -225,6 +225,23 @@ def test_a_folder_of_a_run_with_other_settings_is_refused_and_left_alone(done, f
     assert before == {path: path.read_bytes() for path in cwd.rglob("*") if path.is_file()}
 
 
+def test_a_run_that_failed_is_tried_again_without_the_study_and_what_is_trained_stays(few, tmp_path):
+    damaged = tmp_path / "out/linear/seed_1" / LAST
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("not a checkpoint")
+    asked = ("linear", "--seeds", 2, "--data_dir", few)
+    for _ in range(2):
+        said = reproduce(*asked, cwd=tmp_path).stderr.splitlines()[-1]
+        assert said.startswith("error: linear/seed_1 failed: ")
+        assert said.endswith("; to try it again, move out/study.db away: what is trained stays")
+    trained = (tmp_path / "out/linear/seed_0" / LAST).stat().st_mtime_ns
+    shutil.rmtree(damaged.parents[1])
+    (tmp_path / "out/study.db").unlink()
+    ok(reproduce(*asked, cwd=tmp_path))
+    assert rows(tmp_path)["linear"]["seeds"] == 2
+    assert (tmp_path / "out/linear/seed_0" / LAST).stat().st_mtime_ns == trained
+
+
 def test_a_row_whose_configuration_was_changed_since_is_refused(done, digits, tmp_path):
     shutil.copytree(done[0] / "out", tmp_path / "out")
     study = store.load(tmp_path / "out", "linear")

@@ -21,12 +21,13 @@ import torch
 import yaml
 from helpers import ROOT, refused, run_script, write_dataset
 
-from mnist_lightning.sweeps import compare, page
+from mnist_lightning.files import RUN_RECORD
+from mnist_lightning.sweeps import compare, page, results, worker
 from mnist_lightning.sweeps import study as store
 from mnist_lightning.sweeps.space import Sweep
 from mnist_lightning.sweeps.study import Plan, Point
-from mnist_lightning.sweeps.worker import data_of
 from mnist_lightning.training.cli import MNISTCLI
+from mnist_lightning.training.run_folder import LAST
 
 FILES = ("results.csv", "results.json", "results.md", "results.html")
 GRID = ("--model.lr", "[1e-4,1e-3,1e-2]", "--model.hidden", "[[8],[16],[32]]", "--seeds", "2", "--max_epochs", "2")
@@ -240,7 +241,7 @@ def test_config_files_can_be_swept_and_each_is_known(data, tmp_path):
         (tmp_path / f"{number}.yaml").write_text(f"model: {{hidden: [{8 * number}]}}\n")
     swept = Sweep({data[0][2:]: str(data[1])}, {"config": ["1.yaml", "2.yaml"]}, "grid", 0, 1, 0, "median")
     with contextlib.chdir(tmp_path):
-        known = data_of(store.plan(swept))
+        known = worker.data_of(store.plan(swept))
     assert len({known[f"config.sha256 {number}.yaml"] for number in (1, 2)}) == 2
 
 
@@ -282,6 +283,41 @@ def test_a_trial_that_fails_is_a_line_of_the_table(data, tmp_path):
     for row in (huge, lost):
         assert row["reason"] in out
         assert row["reason"] in html.unescape((tmp_path / "out/results.html").read_text())
+
+
+def test_a_test_loss_that_is_no_number_is_a_failure(tmp_path):
+    for part in ("test", "checkpoints"):
+        (tmp_path / "trial_0/seed_0" / part).mkdir(parents=True)
+    (tmp_path / "trial_0/seed_0" / LAST).touch()
+    (tmp_path / "trial_0/seed_0" / compare.TESTED).write_text(json.dumps({"accuracy": 0.1, "loss": None}))
+    record = {"finished": True, "parameters": 7, "epochs": 1, "seconds": 1.0}
+    (tmp_path / "trial_0/seed_0" / RUN_RECORD).write_text(json.dumps(record))
+    study = store.create(tmp_path, plan())
+    worker.take(tmp_path, study, store.claim(tmp_path, study, plan()), "test")
+    assert results.describe(study.trials[0]).endswith("failed: the test loss was not a finite number")
+
+
+def test_what_another_process_has_in_hand_is_no_result_yet(tmp_path):
+    swept = Sweep({}, {"model.lr": [0.1, 0.2]}, "random", 1, 1, 0, "median")
+    study = store.create(tmp_path, store.plan(swept))
+    first, _ = (store.claim(tmp_path, study, store.plan(swept._replace(trials=2))) for _ in range(2))
+    run = {"run": "trial_0/seed_0", "error": 2.0, "loss": 0.1, "epoch": 1, "epochs": 1, "parameters": 7}
+    first.trial.set_user_attr("results", [run])
+    study.tell(first.trial, 2.0)
+    assert [row["trial"] for row in results.write(tmp_path, study, swept)["trials"]] == [0]
+
+
+@pytest.mark.parametrize("testing", [False, True], ids=["before it was ready", "while it tested"])
+def test_a_process_that_is_killed_without_a_trial_is_a_line(small, data, tmp_path, testing):
+    shutil.copytree(small[0] / "out", tmp_path / "out")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if 'mnist_lightning.sweeps.worker' in sys.orig_argv and sys.orig_argv[-1].isdigit() == TESTING:\n"
+        "    os.kill(os.getpid(), 9)\n".replace("TESTING", str(testing))
+    )
+    asked = (*SMALL, *data, *(("--test_best", "true") if testing else ()))
+    result = sweep(*asked, cwd=tmp_path, env={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
+    refused(result, "a process of this sweep died of SIGKILL (out of memory?); the same command goes on from here")
 
 
 def test_a_search_draws_from_its_ranges_and_stops_what_is_hopeless(data, tmp_path):
