@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from mnist_lightning.data.format import IMAGE_SHAPE
 from mnist_lightning.handwriting.to_mnist import Found, Place, Sure, eight_bits, find_digits, to_mnist
+
+LYING = range(5, 9)  # EXIF orientations of pictures whose sides change places when they are stood upright
 
 
 def to_image(picture: Image.Image, image_shape: Sequence[int]) -> NDArray[np.uint8] | None:
@@ -41,6 +43,8 @@ def find_images(picture: Image.Image, image_shape: Sequence[int], sure: Sure | N
     """
     if tuple(image_shape) == IMAGE_SHAPE:
         return find_digits(picture, sure)
-    size = picture.size
+    size = picture.size  # before a JPEG is decoded smaller
     image = to_image(picture, image_shape)
+    if picture.getexif().get(ExifTags.Base.Orientation) in LYING:
+        size = size[::-1]
     return [] if image is None else [Found(image, Place(0, 0, *size), 1.0)]
