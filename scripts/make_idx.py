@@ -10,6 +10,7 @@ with importing():
 
     from mnist_lightning.console.messages import one_line_errors
     from mnist_lightning.console.parser import Parser
+    from mnist_lightning.console.terminal import command
     from mnist_lightning.errors import UserError
     from mnist_lightning.handwriting.folders import make_idx
 
@@ -51,7 +52,7 @@ def main() -> None:
     print(
         f"\nwritten to {args.output}: {sum(made.train.values()):,} images of {kind} to train on, "
         f"{sum(made.test.values()):,} to test{skipped}\n\nnext\n"
-        f"  train  python scripts/train.py --data.data_dir {args.output} --model.net convnet"
+        f"  train  {command('train.py', '--data.data_dir', args.output, '--model.net', 'convnet')}"
     )
 
 

@@ -75,7 +75,7 @@ def _classes(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise DataError(f"{folder}: expected a folder with a folder of pictures for each class, but there is none")
     names = [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    names.sort(key=lambda name: [(int(part) if part.isdigit() else -1, part) for part in re.split(r"(\d+)", name)])
+    names.sort(key=lambda name: [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", name)])
     check_classes(names, f"{folder}, a folder for each class")
     return names
 

@@ -1,19 +1,22 @@
 """A folder of pictures in folders by class becomes a dataset: what is in it, what is left out, and what is refused."""
 
+import shlex
+
 import numpy as np
 import pytest
 from helpers import ok, refused, run_script
-from PIL import Image
+from PIL import ExifTags, Image
 
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.data.format import FILES
 from mnist_lightning.data.idx import read_idx
 from mnist_lightning.errors import UserError
 from mnist_lightning.handwriting.folders import make_idx
+from mnist_lightning.handwriting.read import read
 from mnist_lightning.handwriting.to_image import to_image
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "class 10": (30, 30, 220), "class 9": (240, 240, 240)}
-ORDER = ["class 9", "class 10", "green", "red"]
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "class 10²": (30, 30, 220), "class 9": (240, 240, 240)}
+ORDER = ["class 9", "class 10²", "green", "red"]
 
 
 @pytest.fixture
@@ -77,6 +80,16 @@ def test_a_picture_is_upright_opaque_and_cut_in_the_middle():
     assert to_image(glass, (8, 8)).min() == 255
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_place_of_a_picture_is_that_of_the_upright_one(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", (80, 60), "red").save(tmp_path / f"photograph.{suffix}", exif=exif)
+    (picture,) = read([str(tmp_path)], image_shape=(8, 8, 3))
+    assert picture.place == (0, 0, *((60, 80) if orientation > 4 else (80, 60)))
+
+
 def test_grey_pictures_of_mnists_size_are_made_as_mnists_were(tmp_path):
     for name, foot in (("one", 55), ("ell", 80)):
         (tmp_path / "drawn" / name).mkdir(parents=True)
@@ -123,17 +136,19 @@ def test_a_class_without_two_pictures_is_named(pictures, tmp_path):
 
 def test_from_a_folder_of_pictures_to_answers_in_their_words(pictures, tmp_path):
     (pictures / "red" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
-    result = run_script("make_idx.py", "pictures", "--output=data/colours", "--size=[16,20]", cwd=tmp_path)
+    result = run_script("make_idx.py", "pictures", "--output=my data/colours", "--size=[16,20]", cwd=tmp_path)
     assert "broken.jpg" in result.stderr
-    assert "written to data/colours: 32 images of 16x20 in colour to train on, 8 to test; 1 skipped" in result.stdout
-    assert "class 10       8       2" in result.stdout
+    assert "written to my data/colours: 32 images of 16x20 in colour to train on, 8 to test; 1 skipped" in result.stdout
+    assert "class 10²       8       2" in result.stdout
+    train = shlex.split(result.stdout.splitlines()[-1])[3:]  # what follows "train  python scripts/train.py"
+    assert train == ["--data.data_dir", "my data/colours", "--model.net", "convnet"]
     refused(run_script("make_idx.py", "pictures", "--output=data/x", "--size=[16]", cwd=tmp_path), "--size", "[16]")
-    again = run_script("make_idx.py", "pictures", "--output=data/colours", cwd=tmp_path)
-    refused(again, "data/colours: expected a new folder")
-    options = ("--data.data_dir=data/colours", "--max_epochs=20", "--data.batch_size=8", "--accelerator=cpu")
+    again = run_script("make_idx.py", "pictures", "--output=my data/colours", cwd=tmp_path)
+    refused(again, "my data/colours: expected a new folder")
+    options = ("--data.data_dir=my data/colours", "--max_epochs=20", "--data.batch_size=8", "--accelerator=cpu")
     assert "test accuracy 100.00%" in ok(run_script("train.py", *options, cwd=tmp_path))
     asked = ("lightning_logs/version_0", "pictures/green/1.jpg", "pictures/class 9/0.png")
     lines = ok(run_script("predict.py", *asked, cwd=tmp_path)).splitlines()
-    assert [line[23:32].strip() for line in lines] == ["class", "green", "class 9"]
-    assert "class 10" in ok(run_script("test.py", "lightning_logs/version_0", cwd=tmp_path))
-    assert "class 10" in (tmp_path / "lightning_logs/version_0/test/report.html").read_text()
+    assert [line[23:33].strip() for line in lines] == ["class", "green", "class 9"]
+    assert "class 10²" in ok(run_script("test.py", "lightning_logs/version_0", cwd=tmp_path))
+    assert "class 10²" in (tmp_path / "lightning_logs/version_0/test/report.html").read_text()
