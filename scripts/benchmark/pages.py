@@ -12,8 +12,9 @@ with importing():
     from mnist_lightning.checkpoints.provenance import data_for
     from mnist_lightning.checkpoints.read import read_checkpoint
     from mnist_lightning.console.messages import one_line_errors
-    from mnist_lightning.console.parser import Parser
+    from mnist_lightning.console.parser import Parser, Seed
     from mnist_lightning.deploy.predict import sureness
+    from mnist_lightning.errors import UserError
     from mnist_lightning.handwriting.to_mnist import find_digits
     from mnist_lightning.model.base import BaseClassifier
 
@@ -136,10 +137,14 @@ def main() -> None:
     parser = Parser(description=__doc__, usage="%(prog)s CKPT [--OPTION VALUE ...]")
     parser.add_argument("ckpt", help="A run's folder, for its best checkpoint, or a .ckpt file.")
     parser.add_argument("--count", type=int, default=50, help="Pictures of each kind.")
-    parser.add_argument("--seed", type=int, default=0, help="Of the pictures.")
+    parser.add_argument("--seed", type=Seed, default=0, help="Of the pictures.")
     args = parser.parse_args()
+    if args.count < 1:
+        raise UserError(f"expected --count to be at least 1, got {args.count}")
     checkpoint = read_checkpoint(args.ckpt)
     model, (images, labels) = checkpoint.classifier(), data_for(checkpoint).test_set.tensors
+    if len(images) < (most := max(digits for digits, _ in KINDS.values())):
+        raise UserError(f"expected at least {most} test images for a page, got {len(images)}; give a net of more data")
     print(f"{'':24}all found  all right  as MNIST has them")
     for kind in KINDS:
         found, right, alone = score(kind, args.count, args.seed, model, images.numpy(), labels.numpy())

@@ -7,7 +7,7 @@ import shutil
 import sys
 
 import pytest
-from helpers import ROOT, ok, refused, run_script, train_checkpoint
+from helpers import ROOT, ok, refused, run_script, train_checkpoint, write_dataset
 
 from mnist_lightning.data import download
 
@@ -73,6 +73,15 @@ def test_pages_of_digits_are_made_and_read(dataset, tmp_path):
     for line in table[1:]:
         found, right, alone = map(int, re.search(r"(\d)  +(\d)  +(\d)  of 1$", line).groups())
         assert right <= found <= 1 and alone <= 1
+
+
+def test_pages_that_cannot_be_made_are_refused(dataset, tmp_path):
+    checkpoint = train_checkpoint(tmp_path / "best.ckpt", dataset, hidden=[16])
+    for option, value in (("--seed", -1), ("--count", -1), ("--count", 0)):
+        refused(run_script("benchmark/pages.py", checkpoint, option, value, cwd=tmp_path), option, str(value))
+    few = write_dataset(tmp_path / "few", test=35)
+    checkpoint = train_checkpoint(tmp_path / "few.ckpt", few, hidden=[16])
+    refused(run_script("benchmark/pages.py", checkpoint, cwd=tmp_path), "at least 36 test images", "got 35")
 
 
 def test_no_repeats_are_refused(tmp_path):
