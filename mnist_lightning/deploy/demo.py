@@ -49,7 +49,8 @@ class Demo:
             self.alike = "Its training images are not on this machine."
             return
         self.training, self.neighbours = training, Neighbours(self.model, training.tensors[0].numpy())
-        self.alike = f"The nearest of {len(training):,} training images, in what the last layer makes of them."
+        images = f"its {len(training):,} training and validation images"
+        self.alike = f"The nearest of {images}, in what the last layer makes of them."
 
     def answer(self, drawing: bytes, asked: Mapping[str, str]) -> dict[str, Any]:
         """Reads a drawing.
@@ -178,11 +179,12 @@ def _tested(checkpoint: Checkpoint) -> str:
 
 
 def training_images(checkpoint: Checkpoint) -> ImageDataset | None:
-    """The images that a checkpoint was trained on, where they are on this machine."""
+    """The images that a checkpoint was trained and validated on, where they are on this machine."""
     with suppress(UserError, OSError):
         data = own_data(checkpoint)
         data.setup("fit")
-        return data.train_images
+        if data.sha256 == checkpoint.trained_on["sha256"]:  # it was found by its test images alone
+            return data.train_images
     return None
 
 

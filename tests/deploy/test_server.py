@@ -3,6 +3,7 @@
 import http.client
 import io
 import json
+import shutil
 import socket
 import threading
 from contextlib import contextmanager
@@ -10,13 +11,15 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from helpers import make_digits
+from helpers import make_digits, save_classifier, write_dataset
 from PIL import Image
 
-from mnist_lightning.checkpoints.read import Checkpoint
+from mnist_lightning.checkpoints.read import Checkpoint, read_checkpoint
+from mnist_lightning.data.datamodule import MNISTDataModule
+from mnist_lightning.data.format import FILES
 from mnist_lightning.data.images import ImageDataset
 from mnist_lightning.deploy import server as module
-from mnist_lightning.deploy.demo import Demo, about, open_drawing
+from mnist_lightning.deploy.demo import Demo, about, open_drawing, training_images
 from mnist_lightning.deploy.server import Server
 from mnist_lightning.errors import UserError
 from mnist_lightning.model.classifier import MNISTClassifier
@@ -164,6 +167,21 @@ def test_an_answer_to_a_drawing_says_where_and_why():
     with pytest.raises(UserError, match="label from 0 to 9, got 10"):
         demo.answer(drawing, {"label": "10"})
     assert "Nothing to read" in demo.answer(png(Image.new("RGBA", (480, 360))), {})["message"]
+
+
+def test_training_images_are_those_that_it_was_trained_on_or_none(tmp_path):
+    folder = write_dataset(tmp_path / "digits", train=60)
+    data = MNISTDataModule(str(folder))
+    data.setup("fit")
+    checkpoint = read_checkpoint(save_classifier(MNISTClassifier(hidden=[16]), tmp_path / "best.ckpt", data))
+    found, demo = training_images(checkpoint), Demo(checkpoint.classifier())
+    assert torch.equal(found.tensors[0], data.train_images.tensors[0])
+    demo.remember(found)
+    assert "The nearest of its 60 training and validation images" in demo.alike  # some of which were held out
+    other = write_dataset(tmp_path / "other", train=60, seed=1)
+    for name in FILES[:2]:  # beside the same test images
+        shutil.copy(other / name, folder / name)
+    assert training_images(checkpoint) is None
 
 
 def test_the_page_says_what_the_model_is_and_how_it_tested(tmp_path):
