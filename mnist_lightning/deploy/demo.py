@@ -16,7 +16,7 @@ from mnist_lightning.checkpoints.provenance import own_data
 from mnist_lightning.checkpoints.read import Checkpoint
 from mnist_lightning.data.format import IMAGE_SHAPE
 from mnist_lightning.data.images import ImageDataset
-from mnist_lightning.deploy.explain import Neighbours, evidence, seen, units
+from mnist_lightning.deploy.explain import Kind, Neighbours, evidence, kind, seen, units
 from mnist_lightning.deploy.predict import sureness
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import checkpoint_of
@@ -27,6 +27,13 @@ from mnist_lightning.reporting.plots import RIGHT, WRONG, data_url, png
 
 LARGEST = 1_000_000  # pixels of a drawing; the page's have 172,800, and its pictures at most four times as many
 UNITS, ALIKE = 8, 3  # shown at a time
+# What the page says of the units, by what they are
+BARS: dict[Kind, str] = {
+    "labels": "Each is a label; the one that is most awake is the answer.",
+    "voters": "The bar is how awake it is, the number its vote on {asked}.",
+    "kernels": "The bar is how awake it is; it looks at every part of the drawing.",
+    "others": "The bar is how awake it is; what it says for an answer, the layers after it decide.",
+}
 
 
 class Demo:
@@ -105,13 +112,18 @@ class Demo:
     def _units(self, image: NDArray[np.uint8], label: int) -> dict[str, Any]:
         """The units that say most about the label; where they do not vote themselves, those that are most awake."""
         weights, outputs, votes = units(self.model, image)
+        what, names = kind(self.model), self.model.classes
         strength = abs(outputs if votes is None else votes[label])
+        if what == "labels":  # the answer is among them, though all should be below 0
+            strength = outputs - outputs.min()
         return {
             "awake": int((outputs > 0).sum()),
             "count": len(outputs),
+            "note": "Blue pixels wake a unit, orange ones put it to sleep. " + BARS[what].format(asked=names[label]),
             "shown": [
                 {
                     "picture": signed(weights[unit]),
+                    "label": unit if what == "labels" else None,
                     "output": float(outputs[unit]),
                     "vote": None if votes is None else float(votes[label, unit]),
                 }
@@ -163,6 +175,7 @@ def about(checkpoint: Checkpoint, model: MNISTClassifier) -> dict[str, Any]:
     return {
         "model": f"{type(model.net).__name__}, {layers}, {count:,} parameters.",
         "tested": _tested(checkpoint),
+        "units": "Labels awake" if kind(model) == "labels" else "Hidden units awake",
         "names": model.classes,
         "several": tuple(model.image_shape) == IMAGE_SHAPE,  # digits, or the like, are found in a picture
     }

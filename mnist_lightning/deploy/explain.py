@@ -5,7 +5,7 @@ of each pixel's part in a through (all of it or nothing, if f is a ReLU), and sh
 there is no such sum, and what is shown is the gradient times the pixel: right for small changes of the image.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from mnist_lightning.model.deslant import Deslant
 from mnist_lightning.model.nets import ACTIVATIONS, Permute
 
 Floats = NDArray[np.float32]
+Kind = Literal["labels", "voters", "kernels", "others"]
 
 ACTIVATION = tuple(ACTIVATIONS.values())
 BEFORE = Deslant | Permute  # what a net may have before the layers that learn
@@ -64,7 +65,7 @@ def evidence(model: MNISTClassifier, image: NDArray[np.uint8]) -> Evidence:
     """Finds out what each pixel of an image, uint8 (H, W) or (H, W, 3), says for each label."""
     x, layers = seen(model, image[None]), _layers(model)
     logits = _run(layers, x)[0].detach()
-    exact = [type(layer) for layer in layers if not isinstance(layer, ACTIVATION)] in ([nn.Linear], [nn.Linear] * 2)
+    exact = kind(model) in ("labels", "voters")
     pixels = _added_up(layers, x) if exact else _gradient_times_input(layers, x, len(logits))
     pixels, logits = pixels - pixels.mean(0), logits - logits.mean()
     return Evidence(_numpy(pixels), _numpy(logits - pixels.sum((1, 2))), exact)
@@ -105,6 +106,16 @@ def _gradient_times_input(layers: list[nn.Module], x: Tensor, labels: int) -> Te
     copies = x.detach().expand(labels, *x.shape[1:]).clone().requires_grad_()
     (gradients,) = torch.autograd.grad(_run(layers, copies).diagonal().sum(), copies)  # a copy for each logit
     return (gradients * x).sum(1)
+
+
+def kind(model: MNISTClassifier) -> Kind:
+    """What the units of the first layer are: labels, voters on them, a convolution's kernels, or others before more."""
+    learned = [type(layer) for layer in _layers(model) if not isinstance(layer, ACTIVATION)]
+    if learned == [nn.Linear]:
+        return "labels"
+    if learned == [nn.Linear] * 2:
+        return "voters"
+    return "kernels" if learned[0] == nn.Conv2d else "others"
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers import make_digits
 
-from mnist_lightning.deploy.explain import Neighbours, evidence, seen, units
+from mnist_lightning.deploy.explain import Neighbours, evidence, kind, seen, units
 from mnist_lightning.model.classifier import MNISTClassifier
 
 IMAGE = make_digits(1)[0][0]
@@ -35,13 +35,13 @@ def logits_of(model):
     return logits - logits.mean()
 
 
-@pytest.mark.parametrize("kind", NETS)
-def test_what_pixels_say_and_the_rest_are_the_logits(kind):
-    model = classifier(kind)
+@pytest.mark.parametrize("net", NETS)
+def test_what_pixels_say_and_the_rest_are_the_logits(net):
+    model = classifier(net)
     says = evidence(model, IMAGE)
     assert says.pixels.shape == (10, 28, 28)
     assert says.pixels.sum((1, 2)) + says.rest == pytest.approx(logits_of(model), abs=1e-4)
-    assert says.exact == (kind in list(NETS)[:7])
+    assert says.exact == (net in list(NETS)[:7])
     assert not says.pixels[:, seen(model, IMAGE[None])[0, 0].numpy() == 0].any()  # where there is no ink
 
 
@@ -78,6 +78,13 @@ def test_the_units_of_a_convolution_are_its_kernels_and_of_a_linear_net_its_labe
     linear = classifier("linear")
     outputs = units(linear, IMAGE).outputs
     assert outputs - outputs.mean() == pytest.approx(logits_of(linear), abs=1e-5)
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_units_are_labels_or_vote_or_are_kernels_or_have_more_layers_after_them(net):
+    layers = {"linear": "labels", "two layers": "others", "lenet5": "kernels", "convnet": "kernels", "small": "kernels"}
+    assert kind(classifier(net)) == layers.get(net, "voters")
+    assert (units(classifier(net), IMAGE).votes is not None) == (net not in layers)
 
 
 @pytest.mark.parametrize("kind", ["linear", "relu", "convnet"])

@@ -169,6 +169,33 @@ def test_an_answer_to_a_drawing_says_where_and_why():
     assert "Nothing to read" in demo.answer(png(Image.new("RGBA", (480, 360))), {})["message"]
 
 
+@pytest.mark.parametrize(
+    ("options", "heading", "note"),
+    [
+        ({"hidden": []}, "Labels awake", "the one that is most awake is the answer"),
+        ({"hidden": [16]}, "Hidden units awake", "the number its vote on 3"),
+        ({"hidden": [16, 8]}, "Hidden units awake", "the layers after it decide"),
+        ({"net": "lenet5"}, "Hidden units awake", "every part of the drawing"),
+    ],
+    ids=["none", "one", "two", "convolutions"],
+)
+def test_the_page_speaks_of_units_as_what_they_are(tmp_path, options, heading, note):
+    page = np.zeros((360, 480), np.uint8)
+    page[50:250, 60:70] = 255
+    model = MNISTClassifier(**options)
+    with torch.no_grad():
+        model.net[-1].bias -= 10  # all labels sleep
+        model.net[-1].bias[7] += 9  # and one the least
+    answer = Demo(model).answer(png(Image.fromarray(page)), {"label": "3"})
+    assert about(Checkpoint(tmp_path / "best.ckpt", {}), model)["units"] == heading
+    assert note in answer["units"]["note"]
+    shown = answer["units"]["shown"]
+    if options == {"hidden": []}:
+        assert max(shown, key=lambda unit: unit["output"])["label"] == answer["answer"]
+    assert {unit["label"] is None for unit in shown} == {options != {"hidden": []}}
+    assert {unit["vote"] is None for unit in shown} == {options != {"hidden": [16]}}
+
+
 def test_training_images_are_those_that_it_was_trained_on_or_none(tmp_path):
     folder = write_dataset(tmp_path / "digits", train=60)
     data = MNISTDataModule(str(folder))

@@ -149,18 +149,16 @@ function showWhy(answer) {
     $("#method").textContent = !answer ? "" : answer.evidence.exact
         ? `Exact: with ${signed(answer.evidence.rest)} for what is the same in every drawing, this is all that the net adds up.`
         : "Gradient times pixel: right for small changes. A net of more layers has no exact sum.";
-    const { awake, count, shown } = answer?.units ?? { shown: [] }, most = Math.max(...shown.map(unit => unit.output));
+    const { awake, count, shown } = answer?.units ?? { shown: [] }, most = Math.max(1e-6, ...shown.map(unit => unit.output));
     $("#units .count").textContent = answer ? `${awake} of ${count}` : "";
-    $("#units .row").replaceChildren(...shown.map(({ picture: weights, output, vote }) => {
+    $("#units .row").replaceChildren(...shown.map(({ picture: weights, label, output, vote }) => {
         const bar = element("i", { className: vote < 0 ? "no" : "yes" });
         bar.style.width = `${100 * Math.max(0, output / most)}%`;
-        const caption = vote === null ? output.toFixed(1) : signed(vote);
+        const caption = (label === null ? "" : `${name(label)}: `) + (vote === null ? output.toFixed(1) : signed(vote));
         const cell = element("div", { className: "cell" }, picture(weights, "weights"));
         return element("figure", {}, cell, element("div", { className: "bar" }, bar), element("figcaption", { textContent: caption }));
     }));
-    $("#units .note").textContent = !answer ? "What each unit looks for: blue wakes it, orange puts it to sleep."
-        : "Blue pixels wake a unit, orange ones put it to sleep. " + (shown[0]?.vote === null
-            ? "The bar is how awake it is; it looks at every part of the drawing." : `The bar is how awake it is, the number its vote on ${name(answer.asked)}.`);
+    $("#units .note").textContent = answer?.units.note ?? "What each unit looks for: blue wakes it, orange puts it to sleep.";
     const alike = answer?.alike ?? { shown: [], note: "" };
     $("#alike .row").replaceChildren(...alike.shown.map(({ picture: image, label }) => element("figure", {},
         element("div", { className: "cell" }, picture(image, "training image")), element("figcaption", { textContent: name(label) }))));
@@ -206,6 +204,7 @@ fetch("about").then(about => about.json()).then(about => {
     const digits = names.every(text => /^\d$/.test(text));
     invitation = about.several ? `Draw ${digits ? "a digit" : "one"} here, or several; or drop a picture, or paste one.`
         : "Drop a picture here, or paste one, or draw.";
+    $("#units .title").textContent = about.units;
     $("h1").textContent = document.title = digits ? "Draw a digit" : about.several ? "Draw" : "Give it a picture";
     $("#answer").className = names.some(text => text.length > 2) ? "words" : "";
     $("ol").className = names.length > ROOM ? "many" : "";
