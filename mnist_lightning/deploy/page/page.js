@@ -154,7 +154,7 @@ function showWhy(answer) {
     $("#units .row").replaceChildren(...shown.map(({ picture: weights, label, output, vote }) => {
         const bar = element("i", { className: vote < 0 ? "no" : "yes" });
         bar.style.width = `${100 * Math.max(0, output / most)}%`;
-        const caption = (label === null ? "" : `${name(label)}: `) + (vote === null ? output.toFixed(1) : signed(vote));
+        const caption = (label === null ? "" : `${name(label)}: `) + (vote === null ? output.toFixed(1).replace("-", "−") : signed(vote));
         const cell = element("div", { className: "cell" }, picture(weights, "weights"));
         return element("figure", {}, cell, element("div", { className: "bar" }, bar), element("figcaption", { textContent: caption }));
     }));
