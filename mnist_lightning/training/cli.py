@@ -185,8 +185,8 @@ class MNISTCLI(LightningCLI):
 
     @property
     def _configs(self) -> list[Path]:
-        """The files that ``--config`` names."""
-        return [Path(config.absolute) for config in self.config.get("config") or []]
+        """The files that ``--config`` names; given as text, it names none."""
+        return [Path(config.absolute) for config in filter(None, self.config.get("config") or [])]
 
     @property
     def plain_config(self) -> dict[str, Any]:

@@ -215,6 +215,15 @@ def test_a_run_that_goes_on_for_longer_says_so_in_its_config(dataset, tmp_path):
     assert equal(state(run)["state_dict"], state(run.with_name("version_1"))["state_dict"])
 
 
+@ignoring_that_the_run_was_begun
+def test_a_run_whose_config_is_given_as_text_is_resumed_too(dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ("--config={model: {lr: 0.002}}", f"--data.data_dir={dataset}", *OPTIONS, "--ckpt_path=last")
+    for epochs in (1, 2):
+        MNISTCLI([*options, f"--max_epochs={epochs}"]).fit()
+    assert state(tmp_path / "lightning_logs" / "version_0")["global_step"] == 70
+
+
 def test_options_that_the_checkpoint_would_undo_are_refused(dataset, tmp_path):
     options = ("--data.data_dir", dataset, "--max_epochs=1")
     ok(run_script("train.py", *options, cwd=tmp_path))
