@@ -124,7 +124,7 @@ class Answers(L.Callback):
 
 def _emulated(trainer: L.Trainer, device: torch.device) -> str:
     """A line on a precision that the CPU has no instructions for."""
-    # one with AVX2 alone, that is: convnet_fast.yaml took 51 s there, the whole process, and 9 s in 32-true
+    # one with AVX2 alone, that is: convnet_fast.yaml took 29 s there, the whole process, and 8 s in 32-true
     if device.type == "cpu" and "bf16" in trainer.precision and torch.backends.cpu.get_cpu_capability() == "AVX2":
         return f"        {trainer.precision} is slow, as this CPU has no bfloat16: --trainer.precision 32-true\n"
     return ""
