@@ -224,7 +224,7 @@ def _best_score(trainer: L.Trainer) -> float | None:
     """The best validation accuracy so far, by which checkpoints are chosen."""
     kept = (each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint))
     scores = [each.best_model_score for each in kept if each.monitor == "val/accuracy"]
-    return next((float(score) for score in scores[-1:] if score is not None), None)  # the user's come before ours
+    return float(scores[-1]) if scores and scores[-1] is not None else None  # the user's come before ours
 
 
 def _why_stopped(trainer: L.Trainer) -> str | None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
-from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.distributed import DistError
@@ -140,7 +139,8 @@ class CheckedStates(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Converts the module now: Lightning would after the weights are restored, those of 64-true through float32."""
         trainer.precision_plugin.convert_module(pl_module)
-        self._patience = {each: each.patience for each in _early_stopping(trainer)}  # before states are restored
+        # before states are restored, which bring theirs
+        self._patience = {each: each.patience for each in trainer.early_stopping_callbacks}
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Counts the steps of a run from before 0.2, which called its optimizer by hand, where they are counted now."""
@@ -184,11 +184,6 @@ class CheckedStates(L.Callback):
             plateau = config.scheduler
             if isinstance(plateau, ReduceLROnPlateau) and plateau.last_epoch < trainer.current_epoch and losses:
                 plateau.step(losses[-1][1])
-
-
-def _early_stopping(trainer: L.Trainer) -> list[EarlyStopping]:
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set, but not declared
-    return [each for each in callbacks if isinstance(each, EarlyStopping)]
 
 
 def _is_resumed_in_its_folder(trainer: L.Trainer) -> bool:
