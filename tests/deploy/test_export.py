@@ -228,7 +228,7 @@ def test_a_full_disk_leaves_the_older_export(simple, data):
 BAD = {
     "no format": ([], ["expected --format (what to write: onnx, torchscript or pt2), got none; give that"]),
     "format": (["--format", "tflite"], ["one of onnx, torchscript, pt2, got tflite"]),
-    "data": (["--format", "pt2", "--data.data_dir", "none"], ["none", "no such folder", "data_dir"]),
+    "data": (["--format", "pt2", "--data.data_dir", "none"], ["none", "no such folder", "give as data_dir a folder"]),
     "damaged": (["--format", "pt2"], ["best.ckpt", "damaged"]),
     "crafted": (["--format", "pt2"], ["best.ckpt", "could run code"]),
 }

@@ -52,7 +52,8 @@ PICTURES = {
     "turned back": sideways_with_a_note,
     "turned back, 16 bits": lambda digit: sideways_with_a_note(digit, with_16_bits),
     "a photograph": lambda digit: photograph(digit, 500 + digit),
-    "another photograph": lambda digit: photograph(digit, 400 + digit, pen=2),
+    # which six nets of other seeds read too, none less sure than 97%: so does one that another CPU rounds otherwise
+    "another photograph": lambda digit: photograph(digit, 480 + digit, pen=2),
 }
 
 
@@ -64,9 +65,7 @@ def test_a_digit_is_found_fitted_into_the_box_centred_by_its_mass_and_read(kind,
         rows, columns = np.nonzero(image)
         assert 18 <= max(np.ptp(rows), np.ptp(columns)) <= 19  # from the first pixel to the last of 20
         assert np.abs(np.subtract(ndimage.center_of_mass(image), 14)).max() < 1
-    read = reader.predict(np.stack(images))[0].tolist()
-    # a net's last digits depend on the CPU that trained it, and so may one reading of a photograph
-    assert sum(a != b for a, b in zip(read, DIGITS, strict=True)) <= ("photograph" in kind)
+    assert reader.predict(np.stack(images))[0].tolist() == list(DIGITS)
 
 
 def test_the_digits_of_mnist_come_out_as_they_went_in(mnist):

@@ -187,7 +187,7 @@ def test_help_is_short_and_help_all_leaves_nothing_out(tmp_path):
     ("options", "words"),
     [
         (["--model.hiden", "[3]"], ["did you mean --model.hidden?"]),
-        (["--data.data_dir", "none"], ["none", "no such folder", "data_dir"]),
+        (["--data.data_dir", "none"], ["none", "no such folder", "give as data_dir a folder"]),
     ],
 )
 def test_what_cannot_be_ends_in_a_line_and_leaves_nothing(dataset, tmp_path, options, words):

@@ -14,7 +14,6 @@ import pytest
 from filelock import FileLock
 from helpers import ROOT, ok, refused, run_script
 
-from mnist_lightning.console.terminal import from_here
 from mnist_lightning.files import RUN_LOCK, RUN_RECORD
 from mnist_lightning.reporting import report
 from mnist_lightning.sweeps import compare
@@ -180,13 +179,14 @@ def varied(tmp_path_factory):
 
 
 @pytest.mark.parametrize("wide", [60, 80, 120, 200])
-def test_a_table_fits_the_terminal_and_says_what_is_special_about_each_run(varied, wide):
+def test_a_table_fits_the_terminal_and_says_what_is_special_about_each_run(varied, wide, monkeypatch):
+    monkeypatch.chdir(varied[0].folder.parents[1])
     head, *lines = compare.table(varied, wide).splitlines()
     *lines, where = lines
     assert max(map(len, [head, *lines])) <= wide
     assert head.split()[:2] == ["run", "lr"]
     assert ("parameters" in head) == (wide >= 120)
-    assert where.startswith(f"runs are in {from_here(varied[0].folder.parent)};")
+    assert where.startswith("runs are in some;")
     for number, line in enumerate(lines[:45]):
         assert line.startswith("a_run_") and line.split()[0].endswith(f"_{number}")
         assert f"{0.001 * (number + 1):.4g}" in line.split()

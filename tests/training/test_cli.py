@@ -124,7 +124,10 @@ BAD_OPTIONS = [
     (["--config", "."], ["--config: expected a file, such as", "/config.yaml, got a folder"]),
     (["--name="], ["expected a name for the run's folder", "got ''; change --name"]),
     (["--ckpt_path", "none.ckpt"], ["no such file", "none.ckpt"]),
-    (["--data.data_dir", "none"], ["none", "no such folder", "data_dir"]),
+    (
+        ["--data.data_dir", "none"],
+        ["none", "no such folder", "give as data_dir a folder with the four IDX files"],
+    ),
     (["--data.source", "cloud"], ["auto, files, download, sample", "got cloud"]),
     (["--model.loss", "hinge"], ["--model.loss: expected one of cross_entropy, mse, got hinge"]),
     (["--model.net", "resnet"], ["--model.net: expected one of simple, lenet5, convnet, small, got resnet"]),

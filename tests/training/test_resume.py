@@ -393,30 +393,30 @@ class OutOfTime(L.Callback):
 
 
 PLATEAU = ("--model.scheduler=plateau", "--model.step_size=1", "--max_epochs=4")
-ACCUMULATED = ("--trainer.accumulate_grad_batches=3", "--steps_per_execution=auto")
+ACCUMULATED = ("--trainer.accumulate_grad_batches=3", "--steps_per_execution=auto", "--checkpoint.every_n_steps=0")
 VALIDATED = ("--trainer.val_check_interval=7", "--steps_per_execution=auto")
 
 
 @ignoring_that_the_run_was_begun
 @pytest.mark.parametrize(
-    ("options", "stops"),
+    ("options", "stops", "reached"),
     [
-        (("--trainer.precision=64-true",), StopsItself(12)),
-        (VALIDATED, StopsItself(43)),  # as the 43rd step begins; the 42nd was followed by a validation
-        ((*VALIDATED, "--checkpoint.every_n_steps=0"), StopsItself(42)),  # before a validation that is due
-        ((), TimeIsUp(12)),
-        (VALIDATED, TimeIsUp(42)),
-        (PLATEAU, StopsItself(5)),  # as the last chunk of the first epoch begins
-        (PLATEAU, StopsItself(12)),
-        ((*ACCUMULATED, "--checkpoint.every_n_steps=0"), StopsItself(40)),  # the second batch of three
-        ((*ACCUMULATED, "--checkpoint.every_n_steps=0"), OutOfTime(40)),
+        (("--trainer.precision=64-true",), StopsItself(12), 51),
+        (VALIDATED, StopsItself(43), 43),  # as the 43rd step begins; the 42nd was followed by a validation
+        ((*VALIDATED, "--checkpoint.every_n_steps=0"), StopsItself(42), 42),  # before a validation that is due
+        ((), TimeIsUp(12), 51),
+        (VALIDATED, TimeIsUp(42), 42),
+        (PLATEAU, StopsItself(9), 35),  # in the last chunk of the first epoch
+        (PLATEAU, StopsItself(12), 51),
+        (ACCUMULATED, StopsItself(40), 14),  # in the second batch of three
+        (ACCUMULATED, OutOfTime(40), 14),
     ],
     ids=[
         *("64-true", "validated", "to be validated", "time", "time, validated", "plateau", "plateau, within an epoch"),
         *("accumulated", "time, accumulated"),
     ],
 )
-def test_nothing_is_lost_where_a_run_is_stopped(dataset, tmp_path, options, stops):
+def test_nothing_is_lost_where_a_run_is_stopped(dataset, tmp_path, options, stops, reached):
     def train(name, *callbacks):
         cli = MNISTCLI([f"--data.data_dir={dataset}", *OPTIONS, "--max_epochs=2", *options])
         cli.trainer.callbacks[:0] = callbacks
@@ -425,10 +425,9 @@ def test_nothing_is_lost_where_a_run_is_stopped(dataset, tmp_path, options, stop
     train("whole")
     with suppress(SystemExit):
         train("stopped", stops)
-    before, whole = state(tmp_path / "stopped"), state(tmp_path / "whole")
-    assert 0 < before["global_step"] < whole["global_step"]
+    assert state(tmp_path / "stopped")["global_step"] == reached
     train("stopped")
-    resumed = state(tmp_path / "stopped")
+    whole, resumed = state(tmp_path / "whole"), state(tmp_path / "stopped")
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "rng_state", "global_step", "epoch", "history"):
         assert equal(whole[part], resumed[part]), part
 
