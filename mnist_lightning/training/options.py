@@ -28,6 +28,8 @@ REFUSED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
 # Options, when they would have no effect, and what is expected then
 IDLE: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("model.dropout", lambda c: not c.model.hidden, "0 without --model.hidden layers"),
+    ("model.nesterov", lambda c: c.model.optimizer != "sgd", "false without --model.optimizer sgd"),
+    ("model.warmup_epochs", lambda c: c.model.scheduler != "cosine", "0 without --model.scheduler cosine"),
     ("early_stopping.min_delta", lambda c: c.early_stopping.patience is None, "0 without --early_stopping.patience"),
     ("name", lambda c: c.trainer.logger is False, "unset, as --trainer.logger false makes no folder"),
     ("ckpt_path", lambda c: c.find_lr, "unset, as --find_lr begins at the start"),

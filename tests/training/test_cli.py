@@ -73,6 +73,8 @@ BAD_OPTIONS = [
     (["--model.hidden", "wide"], ["--model.hidden", "a list such as [256,128]", "got wide"]),
     (["--model.hidden", "[100000000000]"], ["expected a net that fits into memory", "lower --model.hidden"]),
     (["--model.net=small", "--model.dropout=0.2"], ["--model.dropout to be 0 without --model.hidden layers, got 0.2"]),
+    (["--model.nesterov=true"], ["expected --model.nesterov to be false without --model.optimizer sgd, got True"]),
+    (["--model.warmup_epochs=2"], ["expected --model.warmup_epochs to be 0 without --model.scheduler cosine, got 2"]),
     (["--model.activation", "swish"], ["expected one of relu, sigmoid, tanh, gelu, got swish"]),
     (["--model.lr", "fast"], ["--model.lr", "expected float, got fast"]),
     (["--model.lr", "-1"], ["expected lr to be above 0, got -1.0"]),
