@@ -5,6 +5,7 @@ of each pixel's part in a through (all of it or nothing, if f is a ReLU), and sh
 there is no such sum, and what is shown is the gradient times the pixel: right for small changes of the image.
 """
 
+from copy import copy
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -73,7 +74,8 @@ def evidence(model: MNISTClassifier, image: NDArray[np.uint8]) -> Evidence:
 
 def _layers(model: MNISTClassifier) -> list[nn.Module]:
     """What does something to an image once the net is trained, and it is upright or shuffled."""
-    return [layer for layer in model.net if not isinstance(layer, BEFORE | nn.Dropout | nn.Flatten)]
+    layers = (layer for layer in model.net if not isinstance(layer, BEFORE | nn.Dropout | nn.Flatten))
+    return [copy(layer).eval() for layer in layers]  # with the same weights; the net stays in the mode it is in
 
 
 def _run(layers: list[nn.Module], x: Tensor) -> Tensor:

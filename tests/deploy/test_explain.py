@@ -45,6 +45,16 @@ def test_what_pixels_say_and_the_rest_are_the_logits(net):
     assert not says.pixels[:, seen(model, IMAGE[None])[0, 0].numpy() == 0].any()  # where there is no ink
 
 
+@pytest.mark.parametrize("net", ["gelu, dropout", "convnet", "small"])
+def test_a_net_that_is_training_is_explained_as_it_answers_and_goes_on_as_it_was(net):
+    model, before = classifier(net).train(), classifier(net)
+    assert np.array_equal(evidence(model, IMAGE).pixels, evidence(before, IMAGE).pixels)
+    assert np.array_equal(units(model, IMAGE).outputs, units(before, IMAGE).outputs)
+    assert Neighbours(model, IMAGE[None]).nearest(IMAGE) == [0]
+    assert all(layer.training for layer in model.modules())
+    assert all(torch.equal(value, before.state_dict()[name]) for name, value in model.state_dict().items())
+
+
 @pytest.mark.parametrize("kind", ["linear", "relu", "two layers", "lenet5", "convnet", "small"])
 def test_it_is_autograds_gradient_times_the_image(kind):
     model = classifier(kind)
