@@ -12,7 +12,7 @@ from mnist_lightning.data.format import FILES, NAMES, DataError, check_classes, 
 from mnist_lightning.data.idx import write_idx
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import atomic_folder
-from mnist_lightning.handwriting.read import open_picture
+from mnist_lightning.handwriting.read import open_picture, visible
 from mnist_lightning.handwriting.to_image import to_image
 
 SEED = 0  # of the split and the order: the same pictures give the same files
@@ -59,7 +59,7 @@ def make_idx(
     if is_complete(output) or output.resolve().is_relative_to(folder.resolve()):
         raise DataError(f"{output}: expected a new folder outside of {folder}; give another --output")
     classes = _classes(folder)
-    files = [(path, label) for label, name in enumerate(classes) for path in _files(folder / name)]
+    files = [(path, label) for label, name in enumerate(classes) for path in visible(folder / name)]
     images, skipped = _read(progress(files), image_shape)
     train, test = _split(images, classes, test_size)
     with atomic_folder(output) as unfinished:
@@ -80,10 +80,6 @@ def _classes(folder: Path) -> list[str]:
     return names
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-
-
 def _read(files: Iterable[tuple[Path, int]], image_shape: Sequence[int]) -> tuple[Labelled, list[str]]:
     """The images and labels of files, and what is wrong with those that have none."""
     images: Labelled = []
@@ -97,6 +93,8 @@ def _read(files: Iterable[tuple[Path, int]], image_shape: Sequence[int]) -> tupl
             images.append((image, label))
         except UserError as error:
             skipped.append(str(error))
+        except OSError as error:
+            skipped.append(f"{path}: cannot be read: {error.strerror}")
     return images, skipped
 
 

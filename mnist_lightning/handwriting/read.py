@@ -1,5 +1,6 @@
 """Files of pictures, and folders of them, and IDX files -> images as a classifier takes them."""
 
+import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -47,7 +48,8 @@ def read(
         sure: As :func:`~mnist_lightning.handwriting.to_mnist.find_digits` takes it.
     """
     for path in paths:
-        files = _pictures(Path(path)) if Path(path).is_dir() else [Path(path)]
+        # pathlib's is_dir raises where one may not look, and the others shall be answered
+        files = _pictures(Path(path)) if os.path.isdir(path) else [Path(path)]  # noqa: PTH112
         if not files:
             yield Picture(path, error=f"{path}: expected pictures in this folder ({KINDS}), got none")
         for file in files:
@@ -57,8 +59,13 @@ def read(
 def _pictures(folder: Path) -> list[Path]:
     Image.init()
     suffixes = {suffix for suffix, format in Image.registered_extensions().items() if format in FORMATS}
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(path for path in files if path.suffix.lower() in suffixes or "idx3-ubyte" in path.name)
+    return [path for path in visible(folder) if path.suffix.lower() in suffixes or "idx3-ubyte" in path.name]
+
+
+def visible(folder: Path) -> list[Path]:
+    """The files in a folder and the folders in it; not a system's own (``._IMG.jpg``, ``.thumbnails``)."""
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(folder / path for path in files if not any(part.startswith(".") for part in path.parts))
 
 
 def _read_file(path: Path, one: bool, image_shape: Sequence[int], sure: Sure | None) -> Iterator[Picture]:

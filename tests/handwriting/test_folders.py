@@ -1,6 +1,7 @@
 """A folder of pictures in folders by class becomes a dataset: what is in it, what is left out, and what is refused."""
 
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -59,12 +60,27 @@ def test_bad_pictures_are_named_and_left_out(pictures, tmp_path):
     (pictures / "red" / "half.png").write_bytes(whole[: len(whole) // 2])
     (pictures / "green" / "notes.txt").write_text("not a picture")
     (pictures / "green" / ".DS_Store").write_text("hidden")
+    for name in (".thumbnails", ".ipynb_checkpoints"):  # copies, which could be tested on
+        shutil.copytree(pictures / "red" / "more", pictures / "red" / name)
     made = make_idx(pictures, tmp_path / "made", (16, 16, 3))
     assert [reason.split(":")[0] for reason in made.skipped] == [
         str(pictures / "green" / "notes.txt"),
         str(pictures / "red" / "half.png"),
     ]
     assert sum(made.train.values()) + sum(made.test.values()) == 40
+
+
+def test_a_picture_that_one_may_not_read_is_left_out_too(pictures, tmp_path, monkeypatch):
+    opens = Image.open
+
+    def refuse(path, *args, **kwargs):
+        if path.name == "3.bmp":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opens(path, *args, **kwargs)
+
+    monkeypatch.setattr(Image, "open", refuse)
+    made = make_idx(pictures, tmp_path / "made", (16, 16, 3))
+    assert made.skipped == [f"{pictures / name / '3.bmp'}: cannot be read: Permission denied" for name in ORDER]
 
 
 def test_a_picture_is_upright_opaque_and_cut_in_the_middle():

@@ -26,6 +26,7 @@ def folder(reader, tmp_path_factory):
     photograph(2, 502).save(pictures / "2.JPG", quality=80)
     draw(4, 0, 255).save(pictures / "more" / "4.webp", lossless=True)
     Image.new("L", (60, 60), 255).save(pictures / "blank.gif")
+    (pictures / "._7.png").write_text("which macOS leaves beside a picture on other disks")
     (pictures / "notes.txt").write_text("not a picture, and not taken for one")
     (folder / "half.png").write_bytes((pictures / "7.png").read_bytes()[:300])
     (folder / "text.png").write_text("not a picture")
@@ -71,17 +72,19 @@ def test_json_and_csv_say_the_same_for_machines(folder, reader):
 
 def test_a_bad_file_is_a_line_and_the_others_are_answered(folder):
     write_idx(folder / "none", np.zeros((0, 28, 28), np.uint8))
-    bad = ("half.png", "text.png", "missing.png", "labels.gz", "empty", "none")
+    long = "x" * 300  # which no file system looks for
+    bad = ("half.png", "text.png", "missing.png", "labels.gz", "empty", "none", long)
     result = predict(folder, *bad, "pictures/7.png")
     assert result.returncode == 1
     assert [line.split()[:2] for line in result.stdout.splitlines()[1:]] == [["pictures/7.png", "7"]]
-    half, text, missing, labels, empty, none = result.stderr.splitlines()
+    half, text, missing, labels, empty, none, too_long = result.stderr.splitlines()
     assert "half.png: expected a whole picture" in half
     assert "text.png: expected a picture (PNG, JPEG" in text
     assert "missing.png: No such file" in missing
     assert "labels.gz: expected uint8 images of shape (N, 28, 28), got uint8 of shape (3,)" in labels
     assert "empty: expected pictures in this folder" in empty
     assert "none: expected images, got none" in none
+    assert "x: File name too long" in too_long
     nothing = predict(folder, "text.png", "none", "--json")
     assert nothing.returncode == 1
     assert json.loads(nothing.stdout) == [
