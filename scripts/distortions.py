@@ -43,9 +43,9 @@ def main() -> None:
     data.setup("fit")
     images = channels_first(data.train_images.tensors[0][:COLUMNS], colour=len(data.image_shape) == 3) / 255
     generator = seeded(args.seed)
-    rows = [kind(images, kind.draw(COLUMNS, generator)) for kind in [*kinds.values(), everything, everything]]
+    rows = [kind(images, kind.draw(len(images), generator)) for kind in [*kinds.values(), everything, everything]]
     pixels = (255 * torch.cat(rows).movedim(1, -1).squeeze(-1)).round().byte().numpy()
-    digits(pixels, columns=COLUMNS, labels=[*kinds, "all", "all, once more"]).save(args.output, "PNG")
+    digits(pixels, columns=len(images), labels=[*kinds, "all", "all, once more"]).save(args.output, "PNG")
     print(f"written to {args.output}")
 
 

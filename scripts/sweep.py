@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from mnist_lightning.console.arguments import Arguments, one_line
 from mnist_lightning.console.terminal import command
 from mnist_lightning.errors import UserError
@@ -64,11 +66,12 @@ def main() -> None:
     if args.jobs < 1:
         raise UserError(f"expected --jobs to be at least 1, got {args.jobs}")
     study = supervisor.run(args.output, plan(sweep), args.jobs, results.describe)
-    found = results.write(args.output, study, sweep)
-    if args.test_best == "true" and found["best"] is not None:
-        supervisor.test(args.output, plan(sweep), found["best"])
+    with FileLock(args.output / ".results.lock"):  # in another terminal it ends now too
         found = results.write(args.output, study, sweep)
-    page.write(args.output, found, sweep)
+        if args.test_best == "true" and found["best"] is not None:
+            supervisor.test(args.output, plan(sweep), found["best"])
+            found = results.write(args.output, study, sweep)
+        page.write(args.output, found, sweep)
     print((args.output / "results.md").read_text())
     if found["command"] is None:
         raise UserError("expected a point that can be compared, but all failed; the table has the reasons")

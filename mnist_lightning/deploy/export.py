@@ -4,6 +4,7 @@ What every format holds is a :class:`Predictor`: the preprocessing, the net and 
 """
 
 import importlib.util
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,7 +150,7 @@ def _about(model: BaseClassifier, inputs: tuple[InputName, ...], checked_on: str
     return {
         "images": f"(N, {shape}), {' or '.join(VALUES[name] for name in inputs)}{ink}",
         "probabilities": f"(N, {len(classes)}), float32, of the labels {classes[0]} to {classes[-1]}",
-        "labels": " ".join(classes),
+        "labels": json.dumps(classes),
         "checked_on": checked_on,
     }
 

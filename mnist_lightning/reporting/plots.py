@@ -134,7 +134,7 @@ def confusion_matrix(counts: Array, classes: Sequence[str], cell: int = 46) -> I
 
 
 def weights(kernels: Array, columns: int = 8) -> Image.Image:
-    """Draws the weights of each neuron, or kernel, of a first layer: orange above 0, blue below.
+    """Draws the weights of each neuron, or kernel, of a first layer: blue above 0, orange below.
 
     Args:
         kernels: float (N, H, W).
@@ -149,7 +149,7 @@ def weights(kernels: Array, columns: int = 8) -> Image.Image:
     strength = np.abs(kernels) / np.maximum(np.abs(kernels).max((1, 2), keepdims=True), 1e-12)
     for index in range(count):
         above = Image.fromarray((kernels[index] > 0).astype(np.uint8) * 255)
-        neuron = Image.composite(_blend(strength[index], WRONG), _blend(strength[index], RIGHT), above)
+        neuron = Image.composite(_blend(strength[index], RIGHT), _blend(strength[index], WRONG), above)
         place = GAP + index % columns * (wide + GAP), GAP + index // columns * (high + GAP)
         plot.paste(neuron.resize((wide, high), 0), place)
     return plot

@@ -13,6 +13,7 @@ from torch import Tensor
 from mnist_lightning import files
 from mnist_lightning.checkpoints.ensemble import Ensemble
 from mnist_lightning.checkpoints.read import Checkpoint
+from mnist_lightning.data.format import DIGITS
 from mnist_lightning.data.images import ImageDataset
 from mnist_lightning.model.base import BaseClassifier
 from mnist_lightning.reporting.records import Record, changed, finite, record
@@ -134,12 +135,12 @@ def table(results: Mapping[str, Any]) -> str:
     macro["support"] = results["num_samples"]
     names = [str(row["class"]) for row in results["per_class"]]
     counts = np.array(results["confusion_matrix"])
-    wide = max(5, *map(len, names))
+    what, wide = "digit" if set(names) <= set(DIGITS) else "class", max(5, *map(len, names))
     lines = [
         *_members_table(results),
         summary(results),
         "",
-        f"{'digit':>{wide}}  precision  recall      F1  images",
+        f"{what:>{wide}}  precision  recall      F1  images",
         *(
             f"{row['class']:>{wide}}  {row['precision']:9.4f}  {row['recall']:6.4f}  {row['f1']:6.4f}  "
             f"{row['support']:6,}"
@@ -149,7 +150,7 @@ def table(results: Mapping[str, Any]) -> str:
     cell = max(6, wide + 1)
     if cell * (len(names) + 1) <= COLUMNS:
         cells = [["", *names], *([name, *map(_count, row)] for name, row in zip(names, counts.tolist(), strict=True))]
-        lines += ["", "confusion matrix (a row for each true digit, a column for each predicted one)"]
+        lines += ["", f"confusion matrix (a row for each true {what}, a column for each predicted one)"]
         lines += ["".join(f"{each:>{cell}}" for each in row) for row in cells]
     confused = [f"  {names[i]} read as {names[j]}: {counts[i, j]:,} of {counts[i].sum():,}" for i, j in pairs(counts)]
     return "\n".join([*lines, *(["", "most often confused", *confused] if confused else [])])
@@ -168,8 +169,9 @@ def _members_table(results: Mapping[str, Any]) -> list[str]:
     lines = [f"{'':{wide}}  val acc  test acc    loss"]
     for row in rows:
         validation = row.get("validation_accuracy")
+        loss = math.nan if row["loss"] is None else row["loss"]
         shown = "" if validation is None else f"{validation:.2%}"
-        lines.append(f"{row['name']:{wide}}  {shown:>7}  {row['accuracy']:8.2%}  {row['loss'] or math.nan:6.4f}")
+        lines.append(f"{row['name']:{wide}}  {shown:>7}  {row['accuracy']:8.2%}  {loss:6.4f}")
     return [*lines, ""]
 
 

@@ -1,5 +1,6 @@
 """Datasets that are not MNIST: any size, grey or in colour, any number of classes, under any labels and names."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,8 @@ def test_names_come_from_classes_txt_and_are_in_the_checkpoint(tmp_path):
     folder = write(tmp_path / "trees", "wide", names)
     model = load_classifier(train_named(tmp_path / "a.ckpt", folder))
     assert (model.classes, model.image_shape) == (names, [20, 31])
+    out = ok(run_script("test.py", tmp_path / "a.ckpt", cwd=tmp_path))
+    assert "\n             class  precision" in out and "a row for each true class, a column" in out
 
 
 def train_named(path, folder):
@@ -196,12 +199,12 @@ def test_plots_of_many_classes_give_each_a_cell_and_long_names_their_room():
 
 
 def test_a_checkpoint_of_colours_is_exported_and_answers_as_itself(tmp_path):
-    folder = write(tmp_path / "colour", "colour", ["ash", "beech", "cedar"])
+    folder = write(tmp_path / "colour", "colour", ["ash", "beech", "old cedar"])
     checkpoint = read_checkpoint(train_named(tmp_path / "a.ckpt", folder))
     deploy = pytest.importorskip("mnist_lightning.deploy.export", exc_type=ImportError)  # it may have been torn off
     exported = deploy.export(checkpoint, "pt2", MNISTDataModule(str(folder)))
     assert exported.about["images"] == "(N, 64, 64, 3), uint8 from 0 to 255"
-    assert exported.about["labels"] == "ash beech cedar"
+    assert json.loads(exported.about["labels"]) == ["ash", "beech", "old cedar"]
 
 
 def test_an_ensemble_of_other_classifiers_is_for_their_classes(tmp_path):

@@ -3,7 +3,7 @@
 import re
 
 import numpy as np
-from helpers import ok, refused, run_script
+from helpers import ok, refused, run_script, write_dataset
 from PIL import Image
 
 
@@ -18,6 +18,13 @@ def test_distortions_are_drawn_as_the_flags_of_train_say(dataset, tmp_path):
     assert one.shape == same.shape == other.shape
     assert (one == same).all()
     assert (one != other).any()
+
+
+def test_of_few_images_all_are_drawn(tmp_path):
+    few = write_dataset(tmp_path / "few", train=4, test=1)
+    ok(run_script("distortions.py", "--data_dir", few, "--output", "few.png", cwd=tmp_path))
+    with Image.open(tmp_path / "few.png") as plot:
+        assert plot.width > 0
 
 
 def test_data_that_is_not_there_is_a_line_that_names_no_option_of_other_scripts(tmp_path):
