@@ -5,10 +5,11 @@ import threading
 from mnist_lightning.console.startup import importing
 
 with importing():
+    from mnist_lightning.checkpoints.provenance import training_images
     from mnist_lightning.checkpoints.read import read_checkpoint
     from mnist_lightning.console.messages import one_line_errors
     from mnist_lightning.console.parser import Parser
-    from mnist_lightning.deploy.demo import Demo, about, training_images
+    from mnist_lightning.deploy.demo import Demo, about
     from mnist_lightning.deploy.server import Server
 
 

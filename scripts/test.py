@@ -13,7 +13,7 @@ with importing():
     from mnist_lightning.console.messages import one_line_errors, trainer_errors
     from mnist_lightning.console.parser import Parser
     from mnist_lightning.data.download import Source
-    from mnist_lightning.files import checkpoint_of, run_of
+    from mnist_lightning.files import run_of, stands_for_run
     from mnist_lightning.reporting import page, report
     from mnist_lightning.training.callbacks import StepProgressBar
     from mnist_lightning.training.cli import evaluate
@@ -57,10 +57,11 @@ def main() -> None:
     results = report.metrics(figures, model.classes, data.dataset_name, data.test_sha256) | known
     tested = report.tested(results, model, checkpoints, data.test_set, figures.get("probabilities"))
     print(report.table(tested.results))
-    run = run_of(first.path)
-    chosen = checkpoint_of(run) in (first.path, run)  # or it is beside what the run's own report is of
-    folder = "ensemble" if others else "test" if chosen else f"test_{first.path.stem}"
-    output = args.output or run / (folder + ("" if known["own_test_set"] else f"_on_{data.dataset_name}"))
+    # of another checkpoint, beside the run's own report
+    folder = "ensemble" if others else "test" if stands_for_run(first.path) else f"test_{first.path.stem}"
+    output = args.output or run_of(first.path) / (
+        folder + ("" if known["own_test_set"] else f"_on_{data.dataset_name}")
+    )
     written = page.write(output, tested)
     print(f"\nwritten to {output}: metrics.json, the plots, and {written.name}")
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from mnist_lightning.files import atomic_path, atomic_write
+from mnist_lightning.files import atomic_folder, atomic_path, atomic_write
 
 
 @pytest.mark.parametrize("name", ["unfinished file", "link", "dangling link", "hard link"])
@@ -33,6 +33,18 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_is_before_it_
         unfinished.write_text("new")
         inode = unfinished.stat().st_ino
     assert synced == [(inode, unfinished), (tmp_path.stat().st_ino, tmp_path / "it")]
+
+
+def test_the_files_of_a_folder_are_on_the_disk_before_they_have_their_names(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append((os.fstat(number).st_ino, len([*it.glob("*")]))))
+    it = tmp_path / "it"
+    with atomic_folder(it) as unfinished:
+        inodes = []
+        for name in ("one", "two"):
+            (unfinished / name).write_text(name)
+            inodes.append((unfinished / name).stat().st_ino)
+    assert synced == [(inodes[0], 0), (inodes[1], 1), (it.stat().st_ino, 2)]
 
 
 def test_what_fails_leaves_the_older_file_and_nothing_else(tmp_path):

@@ -14,6 +14,7 @@ from mnist_lightning.checkpoints.read import Checkpoint
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.data.download import DEFAULT_DATA_DIR, Source, sample_dir
 from mnist_lightning.data.format import is_complete
+from mnist_lightning.data.images import ImageDataset
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import places
 
@@ -36,7 +37,7 @@ def own_data(checkpoint: Checkpoint) -> MNISTDataModule:
     for place in places(known["data_dir"], checkpoint.path):
         for folder in (place, sample_dir(place)):
             data = MNISTDataModule(str(folder), "files")
-            with suppress(UserError):  # damaged, or others altogether
+            with suppress(UserError, OSError):  # damaged, others altogether, or not for us to read
                 if is_complete(folder) and is_own(data, known):
                     return data
     source = GIVEN_BY.get(known["sha256"])
@@ -85,9 +86,9 @@ def provenance(data: MNISTDataModule, checkpoint: Checkpoint | None = None) -> d
         be had; ``provenance``, all of this in a sentence.
     """
     known = checkpoint.trained_on if checkpoint else data.state_dict()
-    training, seen = _training_images(data, checkpoint), None
+    training, seen = training_images(checkpoint, data) if checkpoint else data.train_images, None
     if training is not None:
-        seen = count_common(data.test_set.tensors[0], training)
+        seen = count_common(data.test_set.tensors[0], training.tensors[0])
     elif (known["sha256"], data.test_sha256) == (MNIST, SAMPLE_TEST):
         seen = len(data.test_set)
     own, name, theirs = is_own(data, known), data.dataset_name, known["name"]
@@ -111,13 +112,18 @@ def named(known: Mapping[str, str]) -> str:
     return f"{known['name']} (SHA-256 {known['sha256'][:12]})"
 
 
-def _training_images(data: MNISTDataModule, checkpoint: Checkpoint | None) -> Tensor | None:
-    """The images that a checkpoint was trained on, uint8 (N, 28, 28), or None where they cannot be had."""
-    with suppress(UserError):  # they are damaged, or gone
-        own = data if checkpoint is None or is_own(data, checkpoint.trained_on) else own_data(checkpoint)
+def training_images(checkpoint: Checkpoint, data: MNISTDataModule | None = None) -> ImageDataset | None:
+    """The images that a checkpoint was trained and validated on, or None where they cannot be had.
+
+    Args:
+        checkpoint: What was trained.
+        data: What may be its own; by default, that is looked for.
+    """
+    with suppress(UserError, OSError):  # they are damaged, or gone
+        own = data if data and is_own(data, checkpoint.trained_on) else own_data(checkpoint)
         own.setup("fit")
-        if checkpoint is None or own.sha256 == checkpoint.trained_on["sha256"]:
-            return own.train_images.tensors[0]
+        if own.sha256 == checkpoint.trained_on["sha256"]:  # it was found by its test images alone
+            return own.train_images
     return None
 
 

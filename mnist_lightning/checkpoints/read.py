@@ -125,7 +125,9 @@ def read_checkpoint(path: str | os.PathLike[str], needs: Mapping[str, type] = {}
     if not path.is_file():
         but = "this folder has no checkpoint" if path.is_dir() else "there is no such file"
         raise CheckpointError(f"expected a checkpoint or a run's folder at {path}, but {but}; give one")
-    if not zipfile.is_zipfile(path):
+    with path.open("rb") as file:  # of a path, is_zipfile says no where it cannot be read
+        whole = zipfile.is_zipfile(file)
+    if not whole:
         raise CheckpointError(f"{path}: expected a checkpoint, but it is damaged, or none at all; give another file")
     try:
         with zipfile.ZipFile(path) as archive:

@@ -1,7 +1,6 @@
 """What the page shows of a drawing, or a picture: what is in it, and of one of these why the net answers as it does."""
 
 import io
-import json
 import math
 import threading
 from collections.abc import Mapping, Sequence
@@ -12,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mnist_lightning.checkpoints.provenance import own_data
 from mnist_lightning.checkpoints.read import Checkpoint
 from mnist_lightning.data.format import IMAGE_SHAPE
 from mnist_lightning.data.images import ImageDataset
 from mnist_lightning.deploy.explain import Kind, Neighbours, evidence, kind, seen, units
 from mnist_lightning.deploy.predict import sureness
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import checkpoint_of
+from mnist_lightning.files import load_json, run_of, stands_for_run
 from mnist_lightning.handwriting.to_image import find_images
 from mnist_lightning.handwriting.to_mnist import Found, TooSmallError
 from mnist_lightning.model.classifier import MNISTClassifier
@@ -169,36 +167,25 @@ def signed(values: NDArray[np.float32]) -> str:
 
 def about(checkpoint: Checkpoint, model: MNISTClassifier) -> dict[str, Any]:
     """What the page says of the model: what it is, and how well it tested, if its run's folder knows."""
-    hidden: Sequence[int] = model.hparams["hidden"] or []
-    layers = f"{' and '.join(map(str, hidden))} hidden units" if hidden else "no hidden units"
+    hidden, own = model.hparams["hidden"], kind(model)
+    layers = [f"{' and '.join(map(str, hidden))} hidden units"] if hidden else ["no hidden units"] * (own == "labels")
     count = sum(parameter.numel() for parameter in model.parameters())
     return {
-        "model": f"{type(model.net).__name__}, {layers}, {count:,} parameters.",
+        "model": ", ".join([type(model.net).__name__, *layers, f"{count:,} parameters."]),
         "tested": _tested(checkpoint),
-        "units": "Labels awake" if kind(model) == "labels" else "Hidden units awake",
+        "units": "Labels awake" if own == "labels" else "Hidden units awake",
         "names": model.classes,
         "several": tuple(model.image_shape) == IMAGE_SHAPE,  # digits, or the like, are found in a picture
     }
 
 
 def _tested(checkpoint: Checkpoint) -> str:
-    run = checkpoint.path.parent.parent
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        if checkpoint_of(run) == checkpoint.path:  # of the run's checkpoints, the one that was tested
-            results = json.loads((run / "test" / "metrics.json").read_text())
+    with suppress(ValueError, TypeError, KeyError):
+        if stands_for_run(checkpoint.path):  # of the run's checkpoints, the one that was tested
+            results = load_json(run_of(checkpoint.path) / "test" / "metrics.json")
             count, name = results["num_samples"], results["dataset"]
             return f"It read {results['accuracy']:.2%} of {count:,} test images of {name} right."
     return "How well it tested is not known here."
-
-
-def training_images(checkpoint: Checkpoint) -> ImageDataset | None:
-    """The images that a checkpoint was trained and validated on, where they are on this machine."""
-    with suppress(UserError, OSError):
-        data = own_data(checkpoint)
-        data.setup("fit")
-        if data.sha256 == checkpoint.trained_on["sha256"]:  # it was found by its test images alone
-            return data.train_images
-    return None
 
 
 def _nearest(digits: Sequence[Found], x: float, y: float) -> int:

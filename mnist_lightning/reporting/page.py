@@ -118,7 +118,10 @@ def _facts(record: Record) -> dict[str, Any]:
     distorted = [f"{name} {options[name]}" for name in DISTORTIONS if options.get(name)]
     epochs = [str(training.get("epochs", f"at least {record.epoch}"))]
     epochs += [] if record.best is None else [f"the best on validation was epoch {record.best}"]
-    epochs += [] if record.epoch == record.best else [f"tested as after epoch {record.epoch}"]
+    if record.cut:
+        epochs.append(f"tested as within epoch {record.epoch + 1}")
+    elif record.epoch != record.best:
+        epochs.append(f"tested as after epoch {record.epoch}")
     given = {
         "parameters": _number("{:,}", training.get("parameters")),
         "epochs": "; ".join(epochs),

@@ -31,9 +31,10 @@ class Record(NamedTuple):
         asked: Of config.yaml: the run's other options that change what comes out, where they are not the default ones.
         environment: Of environment.json; ``training`` of training.json; both empty where they are not there.
         history: Points (epoch, value) of each metric.
-        epoch: The one that it is of.
-        best: The one with the best validation accuracy; None where nothing was validated.
-        validation: ``epoch``, ``accuracy`` and ``loss`` of the checkpoint; empty where nothing was validated.
+        epoch: The newest that it went through.
+        cut: Whether it is of a state from within the next one.
+        best: The run's epoch with the best validation accuracy; None where nothing was validated.
+        validation: ``epoch``, ``accuracy`` and ``loss`` of the checkpoint; empty where it was not validated.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Record(NamedTuple):
     training: Mapping[str, Any]
     history: History
     epoch: int
+    cut: bool
     best: int | None
     validation: Mapping[str, float | None]
 
@@ -59,11 +61,14 @@ def record(checkpoint: Checkpoint) -> Record:
     history = checkpoint.history
     accuracies, losses = (dict(history.get(f"val/{name}", ())) for name in ("accuracy", "loss"))
     epoch = max((epoch for points in history.values() for epoch, _ in points), default=0)
+    cut = checkpoint.contents.get("epoch") == epoch  # Lightning counts from 0, and goes on at an epoch's end
     figures = {"epoch": epoch, "accuracy": accuracies.get(epoch), "loss": finite(losses.get(epoch))}
     whole = _history(training.get("history")) or history  # of the epochs after this checkpoint's too
-    scores = dict(whole.get("val/accuracy", ()))  # the last one in each epoch, which checkpoints are chosen by
+    first = training.get("first_epoch", 1)  # of a run that began with another's state, which has a best of its own
+    # the last score in each epoch, which checkpoints are chosen by
+    scores = {epoch: score for epoch, score in whole.get("val/accuracy", ()) if epoch >= first}
     return Record(
-        str(run if files.checkpoint_of(run) == checkpoint.path else checkpoint.path),
+        str(run if files.stands_for_run(checkpoint.path) else checkpoint.path),
         checkpoint.path,
         {**checkpoint.model_options, **checkpoint.contents[DATA]},
         _asked(files.config_of(run)),
@@ -71,8 +76,9 @@ def record(checkpoint: Checkpoint) -> Record:
         training,
         whole,
         epoch,
+        cut,
         max(scores, key=lambda each: scores[each], default=None),
-        figures if epoch in accuracies else {},
+        figures if epoch in accuracies and not cut else {},
     )
 
 

@@ -10,13 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from mnist_lightning.console.terminal import from_here
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import RUN_LOCK, RUN_RECORD, is_locked, load_json
-
-YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C, ten times as fast, where PyYAML was built with it
+from mnist_lightning.files import RUN_LOCK, RUN_RECORD, config_of, is_locked, load_json
 
 # Options that change where a run is kept and what it shows, not what comes out
 SILENT = (
@@ -72,11 +68,7 @@ def _run_folders(folder: Path) -> Iterator[Path]:
 
 def read(run: Path) -> Run | None:
     """Reads what a run's folder says; None where its options cannot be read."""
-    try:
-        config = yaml.load((run / "config.yaml").read_text(), YAML_LOADER)  # a safe loader, in C
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
-    if not isinstance(config, dict):
+    if not (config := config_of(run)):
         return None
     record, tested = load_json(run / RUN_RECORD), load_json(run / TESTED)
     record = record or tested.get("training", {}) | {"finished": bool(tested)}  # of a run from before it was kept

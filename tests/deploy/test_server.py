@@ -14,12 +14,13 @@ import torch
 from helpers import make_digits, save_classifier, write_dataset
 from PIL import Image
 
+from mnist_lightning.checkpoints.provenance import training_images
 from mnist_lightning.checkpoints.read import Checkpoint, read_checkpoint
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.data.format import FILES
 from mnist_lightning.data.images import ImageDataset
 from mnist_lightning.deploy import server as module
-from mnist_lightning.deploy.demo import Demo, about, open_drawing, training_images
+from mnist_lightning.deploy.demo import Demo, about, open_drawing
 from mnist_lightning.deploy.server import Server
 from mnist_lightning.errors import UserError
 from mnist_lightning.model.classifier import MNISTClassifier
@@ -218,6 +219,9 @@ def test_the_page_says_what_the_model_is_and_how_it_tested(tmp_path):
         (tmp_path / f"checkpoints/{name}.ckpt").touch()
     best, last = (Checkpoint(tmp_path / f"checkpoints/{name}.ckpt", {}) for name in ("best", "last"))
     assert about(best, model)["model"] == "SimpleNet, 32 and 16 hidden units, 25,818 parameters."
+    linear, small = MNISTClassifier(hidden=[]), MNISTClassifier(net="small")
+    assert about(best, linear)["model"] == "SimpleNet, no hidden units, 7,850 parameters."
+    assert about(best, small)["model"] == "SmallNet, 8,694 parameters."  # of hidden layers it has convolutions
     assert "not known" in about(best, model)["tested"]
     (tmp_path / "test").mkdir()
     metrics = tmp_path / "test/metrics.json"

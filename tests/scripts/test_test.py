@@ -67,6 +67,26 @@ def test_a_test_of_the_last_checkpoint_leaves_the_report_of_the_best_alone(check
     assert (run / "test" / "metrics.json").read_bytes() == before
 
 
+def test_a_state_from_within_an_epoch_is_called_that_and_was_not_validated(dataset, tmp_path):
+    run = tmp_path / "run"
+    train(run, f"--data.data_dir={dataset}", "--max_epochs=2", "--trainer.max_steps=13")  # of 9 in each epoch
+    ok(run_script("test.py", run / "checkpoints" / "last.ckpt", cwd=tmp_path))
+    assert json.loads((run / "test_last" / "metrics.json").read_text()).get("validation") is None
+    assert "tested as within epoch 2" in (run / "test_last" / "report.html").read_text()
+
+
+def test_checkpoints_beside_one_another_have_a_report_each(checkpoint, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "mine.ckpt", "yours.ckpt"):
+        shutil.copy(checkpoint, tmp_path / name)
+    for name in ("best.ckpt", "last.ckpt"):  # from the folder that they are in
+        ok(run_script("test.py", name, cwd=tmp_path / "checkpoints"))
+    for name in ("mine.ckpt", "yours.ckpt"):
+        ok(run_script("test.py", name, cwd=tmp_path))
+    reports = {path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("metrics.json")}
+    assert reports == {"test", "test_last", "test_mine", "test_yours"}
+
+
 def test_a_score_on_images_that_it_was_trained_on_is_not_printed_without_the_word(dataset, checkpoint, tmp_path):
     shutil.copytree(dataset, tmp_path / "leaky")
     for test, train in zip(FILES[2:], FILES[:2], strict=True):

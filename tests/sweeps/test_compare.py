@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import sys
 import time
@@ -14,8 +15,10 @@ import pytest
 from filelock import FileLock
 from helpers import ROOT, ok, refused, run_script
 
+from mnist_lightning.checkpoints.read import read_checkpoint
 from mnist_lightning.files import RUN_LOCK, RUN_RECORD
 from mnist_lightning.reporting import report
+from mnist_lightning.reporting.records import record as reported
 from mnist_lightning.sweeps import compare
 from mnist_lightning.training.cli import MNISTCLI
 
@@ -121,6 +124,21 @@ def test_the_best_epoch_of_a_run_that_began_from_anothers_state_is_one_of_its_ow
     record["history"]["val/accuracy"] = [[1, 0.8], [2, 0.9], [3, 0.7], [4, 0.6]]
     (tmp_path / "run" / RUN_RECORD).write_text(json.dumps(record))
     assert compare.read(tmp_path / "run").figures["val_accuracy"] == 0.7
+    assert reported(read_checkpoint(tmp_path / "run")).best == 3
+
+
+def test_a_lock_that_one_may_not_take_keeps_no_run_from_being_compared(runs, tmp_path, monkeypatch):
+    shutil.copytree(runs / "broken", tmp_path / "run")
+    (tmp_path / "run" / RUN_LOCK).touch()
+    opens = os.open
+
+    def refuse(path, flags, *args, **kwargs):
+        if str(path).endswith(RUN_LOCK) and flags & os.O_RDWR:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opens(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert [run.state for run in compare.find([tmp_path])] == ["stopped"]
 
 
 def test_a_run_is_running_while_its_process_trains_it(runs, tmp_path):
