@@ -1,12 +1,12 @@
 """A training step as a straight line: forward, loss and gradients recorded once, then the optimizer's kernel.
 
-A loop over small batches spends as much on finding out what to do as on doing it: autograd builds a graph and walks it,
-and the optimizer goes through its bookkeeping. Both come out the same for each batch of one shape. So the ATen calls of
-one step are recorded (in milliseconds; no compiler), and then run without autograd: the same kernels in the same order,
-and so the same bits. Nothing here knows of MNIST or of Lightning: the file can be taken along.
+A loop over small batches spends as much on finding out what to do as on doing it: autograd's graph, the optimizer's
+bookkeeping. Both come out the same for each batch of one shape. So the ATen calls of one step are recorded (no
+compiler), and then run without autograd: the same kernels in the same order, and so the same bits. Nothing here knows
+of MNIST or of Lightning: the file can be taken along.
 
-It relies on ``TorchDispatchMode``, through which each ATen call passes, and on the kernels ``torch._fused_adam_``,
-``_fused_adamw_`` and ``_fused_sgd_`` as ``torch.optim`` calls them from 2.11 to 2.13; tests/test_traced.py holds both.
+It relies on ``TorchDispatchMode`` and on the kernels ``torch._fused_adam_``, ``_fused_adamw_`` and ``_fused_sgd_`` as
+``torch.optim`` calls them from 2.11 to 2.13; tests/test_traced.py holds both.
 """
 
 import copy
@@ -14,7 +14,7 @@ import logging
 import random
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from operator import getitem
-from types import BuiltinFunctionType, MethodDescriptorType
+from types import BuiltinFunctionType, FunctionType, MethodDescriptorType
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim import optimizer as optim
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 log = logging.getLogger(__name__)
@@ -54,19 +55,15 @@ class StepTracer:
         self, net: nn.Module, loss: Loss, optimizer: Optimizer, change_gradients: Change = None, required: bool = False
     ) -> None:
         self.net, self.loss, self.optimizer, self.change_gradients = net, loss, optimizer, change_gradients
-        self.required = required
+        self.required, self._refused = required, False
         self._lines: dict[Hashable, Line] = {}
-        self._refused = False
 
     def step_for(self, inputs: Tensor, targets: Tensor) -> Step | None:
         """Returns a function that takes a step with batches like this one: (inputs, targets) -> (loss, outputs).
 
-        It changes parameters, buffers, the optimizer's state and the random generator as an ordinary step does, but
-        leaves no graph. It is good until net or optimizer are changed otherwise: ask again now and then. None where
-        there can be none: a debug log says why.
-
-        Raises:
-            UntraceableError: There can be none, where it is required.
+        It changes parameters, buffers, the optimizer's state and the random generator as an ordinary step does. It is
+        good until net or optimizer are changed otherwise: ask again now and then. None where there can be none: a debug
+        log says why, or where it is required an UntraceableError.
         """
         key = fingerprint(self.net, inputs, targets)
         if key not in self._lines and not self._refused:
@@ -77,8 +74,7 @@ class StepTracer:
                     raise
                 self._refused = True
                 log.debug("steps are left to autograd: %s", error)
-        line = self._lines.get(key)
-        return _step(line, self.net, self.optimizer, self.change_gradients) if line else None
+        return _step(line, self.net, self.optimizer, self.change_gradients) if (line := self._lines.get(key)) else None
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_lines": {}}  # functions that can't be pickled, and are soon made again
@@ -86,7 +82,7 @@ class StepTracer:
 
 def fingerprint(net: nn.Module, inputs: Tensor, targets: Tensor) -> Hashable:
     """What a record has fixed: kinds of tensors, hooks, modules, and their plain values, such as Dropout's ``p``."""
-    plain = (bool, int, float, str, tuple, type(None))
+    plain = (bool, int, float, str, tuple, type(None), FunctionType, BuiltinFunctionType)
     return (
         *((t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in (inputs, targets, *_tensors(net))),
         torch.is_autocast_enabled(inputs.device.type),
@@ -108,10 +104,7 @@ def _hooks(net: nn.Module) -> Iterator[Any]:
 
 
 def _record(net: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor) -> Line:
-    """Takes a step with a copy, and returns its calls as a function of parameters, buffers, inputs and targets.
-
-    It returns the gradients of the parameters that need them, loss and outputs.
-    """
+    """Takes a step with a copy: its calls as a function of all tensors to the gradients needed, loss and outputs."""
     if torch.is_autocast_enabled(inputs.device.type) or torch.is_anomaly_enabled() or any(_hooks(net)):
         raise UntraceableError("expected no hooks, no mixed precision and no detection of anomalies")
     try:
@@ -120,7 +113,7 @@ def _record(net: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor) -> Line
         before = fingerprint(net, inputs, targets), random.getstate(), str(np.random.get_state())
         kind = inputs.device.type
         others = [] if kind in ("cpu", "mps") else [inputs.device]  # the CPU's comes by itself, and MPS's has no fork
-        with torch.random.fork_rng(others, device_type=kind), torch.enable_grad(), recorder:
+        with torch.random.fork_rng(others, device_type=kind), torch.enable_grad(), recorder, _Guard():
             outputs = net(inputs)
             value = loss(outputs, targets)
             gradients = _gradients(value, [parameter for parameter in net.parameters() if parameter.requires_grad])
@@ -141,6 +134,13 @@ def _gradients(loss: Tensor, parameters: list[Tensor]) -> list[Tensor]:
     ]
 
 
+class _Guard(TorchFunctionMode):
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in (Tensor.tolist, Tensor.numpy, Tensor.__array__):
+            raise UntraceableError(f"{function.__name__} looks at values")  # without an ATen call
+        return function(*args, **(kwargs or {}))
+
+
 class _Recorder(TorchDispatchMode):
     """Writes down the ATen calls that are made, in terms of some tensors."""
 
@@ -151,7 +151,7 @@ class _Recorder(TorchDispatchMode):
         self._nodes = {id(tensor): self.graph.placeholder(f"x{n}") for n, tensor in enumerate(tensors)}
 
     def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.Tag.data_dependent_output in call.tags:
+        if {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & {*call.tags}:
             raise UntraceableError(f"{call} looks at values")
         result = call(*args, **(kwargs or {}))
         if call is torch.ops.aten.detach.default:  # what only autograd needs
@@ -197,6 +197,7 @@ def _step(line: Line, net: nn.Module, optimizer: Optimizer, change_gradients: Ch
     parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
     tensors = [tensor.detach() for tensor in _tensors(net)]  # so that nothing asks for a graph
     kernel = _kernel(optimizer, parameters)
+    optimizer.zero_grad()  # once, as none are left here: one of a parameter that is frozen by now would count
     hooks = [*optimizer._optimizer_step_post_hooks.values(), *optim._global_optimizer_post_hooks.values()]
 
     def step(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -223,10 +224,9 @@ def _kernel(optimizer: Optimizer, parameters: Sequence[Tensor]) -> Callable[[lis
     """Returns the call of a fused kernel that a step comes down to; None where it does more, or has no state yet."""
     group, *others = optimizer.param_groups
     special = any(group.get(name) for name in ("amsgrad", "maximize", "capturable", "differentiable"))
-    watched = optimizer._optimizer_step_pre_hooks or optim._global_optimizer_pre_hooks
     states = [optimizer.state.get(parameter, {}) for parameter in parameters]
     known = type(optimizer) in (Adam, AdamW, SGD) and group.get("fused") and all(states)
-    if others or special or watched or not known:
+    if others or special or not known or optimizer._optimizer_step_pre_hooks or optim._global_optimizer_pre_hooks:
         return None
     values = [parameter.detach() for parameter in parameters]
     one = torch.ones((), device=values[0].device)

@@ -120,6 +120,26 @@ def test_what_changes_on_the_way_is_heeded(batches):
     assert_same(batches, net="dropout", before=change)
 
 
+def test_a_parameter_that_is_frozen_leaves_no_gradient_to_be_clipped_with(batches):
+    def freeze(number, model, optimizer):
+        model[-1].bias.requires_grad_(number < 4)
+
+    assert_same(batches, clip=0.05, before=freeze)
+
+
+def test_a_function_that_a_net_calls_is_part_of_it(batches):
+    class Activation(nn.Module):
+        def forward(self, values):
+            return self.function(values)
+
+    def change(number, model, optimizer):
+        if number == 0:
+            model.insert(2, Activation())
+        model[2].function = torch.tanh if number < 3 else F.gelu
+
+    assert_same(batches, before=change)
+
+
 def test_a_hook_of_the_optimizer_is_called_at_each_step(batches):
     seen = []
 
@@ -161,7 +181,10 @@ def count(layer, images):
 
 ODD = {
     "looks at values": lambda layer, images: images if images.mean() > 0 else images / 2,
-    "a tensor is neither": lambda layer, images: torch.from_numpy(images.numpy() / 2),
+    "a tensor is neither": lambda layer, images: images / torch.from_numpy(np.full(1, 2, np.float32)),
+    "numpy looks at values": lambda layer, images: torch.from_numpy(images.numpy() / 2),
+    "tolist looks at values": lambda layer, images: images / max(images.flatten().tolist()),
+    r"index.Tensor looks at values": lambda layer, images: images / images[images > 0].mean(),
     "keeps no count": count,
     "no chance but PyTorch's": lambda layer, images: images * random.random(),
     "chance but": lambda layer, images: images * np.random.rand(),

@@ -1,9 +1,8 @@
 """MNISTClassifier, the LightningModule: a net, its loss, its optimizer, its metrics, and the training step.
 
-Lightning's work for each batch (hooks, logging, metrics, progress bar) costs more than a training step of a net this
-small. So ``training_step`` also takes chunks of batches, where nobody watches single ones (training/chunks.py): it
-steps the optimizer for each but the last, which it leaves to Lightning. Every step is the one that the guide's loop
-would have taken: the same batch, the same order, the same bits.
+Lightning's work for each batch costs more than a training step of a net this small. So ``training_step`` also takes
+chunks of batches, where nobody watches single ones (training/chunks.py): it steps the optimizer for each but the last,
+which it leaves to Lightning. Every step is the one that the guide's loop would have taken, in the same bits.
 """
 
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from mnist_lightning.model.schedule import (
     learning_rate,
     step_schedules,
 )
-from mnist_lightning.traced import Step, StepTracer
+from mnist_lightning.traced import MODULE_HOOKS, Step, StepTracer
 
 
 class MNISTClassifier(BaseClassifier):
@@ -102,6 +101,7 @@ class MNISTClassifier(BaseClassifier):
         options |= {"image_shape": image_shape, "classes": len(classes), "input_dropout": input_dropout or None}
         self.net, self.trace = build(net, deslant, ink_width, permute_pixels, **options), trace
         smoothing = {"label_smoothing": label_smoothing} if label_smoothing else {}
+        self._traced: tuple[Any, ...] = ()  # what there is a trace of
         self.loss = partial(LOSSES[loss], reduction="sum", **smoothing)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -113,11 +113,6 @@ class MNISTClassifier(BaseClassifier):
         fused = not (self.trainer.gradient_clip_val and "mixed" in str(self.trainer.precision))
         optimizer = build_optimizer(self.hparams, self.parameters(), fused)
         schedule = build_schedule(self.hparams, optimizer, self.trainer)
-        clip = partial(self.clip_gradients, optimizer) if self.trainer.gradient_clip_val else None
-        as_here = type(self).forward is MNISTClassifier.forward  # or else the net is not all that gives the logits
-        tracer = StepTracer(self.net, self._mean_loss, optimizer, clip, required=self.trace is True)
-        self._tracer = tracer if self.trace and as_here else None
-        self._traced = self.net, self.loss  # a callback may bring others
         return {"optimizer": optimizer, "lr_scheduler": schedule} if schedule else optimizer  # type: ignore[return-value]
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Any]:
@@ -126,9 +121,7 @@ class MNISTClassifier(BaseClassifier):
         With it come the mean loss of each step, and its learning rate.
         """
         *chunk, last = [batch] if batch[1].ndim == 1 else zip(*batch, strict=True)
-        take: Step = self._step
-        if chunk and self._tracer and self._traced == (self.net, self.loss):
-            take = self._tracer.step_for(*chunk[0]) or take
+        take = (self._traced_step(*chunk[0]) if chunk else None) or self._step
         steps, rates = [], [learning_rate(self.trainer)]
         for images, labels in chunk:
             steps.append(take(images, labels))
@@ -139,6 +132,19 @@ class MNISTClassifier(BaseClassifier):
         if not chunk:
             self.log_dict({"train/loss_step": losses[-1], "lr": torch.tensor(rates[-1])})
         return {"loss": loss, "losses": losses, "rates": rates}
+
+    def _traced_step(self, images: Tensor, labels: Tensor) -> Step | None:
+        """A step for such batches, from a trace; None where others than the net give the logits, or change the loss."""
+        plain = type(self).forward is MNISTClassifier.forward and "forward" not in vars(self)
+        if not (self.trace and plain and type(self.loss) is partial) or any(getattr(self, h) for h in MODULE_HOOKS):
+            return None
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        parts = self.net, self.loss, optimizer, bool(self.trainer.gradient_clip_val)
+        if self._traced != parts:  # a callback may bring others
+            clip = partial(self.clip_gradients, optimizer) if self.trainer.gradient_clip_val else None
+            self._tracer = StepTracer(self.net, self._mean_loss, optimizer, clip, required=self.trace is True)
+            self._traced = parts
+        return self._tracer.step_for(images, labels)
 
     def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Takes an optimizer step as the guide does, and returns loss and logits."""

@@ -113,10 +113,52 @@ class OtherLoss(L.Callback):
         pl_module.loss = partial(F.cross_entropy, reduction="sum", label_smoothing=0.3)
 
 
-@pytest.mark.parametrize("callback", [OtherNet, OtherLoss])
-def test_a_net_or_a_loss_that_a_callback_brings_is_what_is_trained(dataset, callback):
-    one, several = (fit(dataset, steps=steps, trainer={"max_epochs": 2, "callbacks": [callback()]}) for steps in (1, 4))
+class LossThatChanges(L.Callback):
+    works_with_chunks = True
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        smoothing = trainer.current_epoch / 2
+        pl_module.loss = lambda logits, labels: F.cross_entropy(
+            logits, labels, reduction="sum", label_smoothing=smoothing
+        )
+
+
+class OtherOptimizer(L.Callback):
+    works_with_chunks = True
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch:
+            trainer.optimizers = [torch.optim.SGD(pl_module.parameters(), 0.01)]
+
+
+class LaterClipping(L.Callback):
+    works_with_chunks = True
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        trainer.gradient_clip_val = 0.01 if trainer.current_epoch else None
+
+
+@pytest.mark.parametrize("callback", [OtherNet, OtherLoss, LossThatChanges, OtherOptimizer, LaterClipping])
+def test_what_a_callback_brings_is_what_is_trained(dataset, callback):
+    trainers = ({"max_epochs": 2, "callbacks": [callback()]} for _ in range(2))
+    options = {"data": {"val_size": 0}, "scheduler": "none"}
+    one, several = (
+        fit(dataset, steps=steps, trainer=trainer, **options) for steps, trainer in zip((1, 4), trainers, strict=True)
+    )
     assert same_weights(one, several)
+    assert not same_weights(one, fit(dataset, trainer={"max_epochs": 2}, **options))
+
+
+@pytest.mark.parametrize("hook", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_hook_of_the_module_sees_each_step(dataset, hook):
+    seen = []
+
+    class Hooks(L.Callback):
+        def on_train_start(self, trainer, pl_module):
+            getattr(pl_module, hook)(lambda module, *_: seen.append(1) if module.training else None)
+
+    fit(dataset, trainer={"callbacks": [Hooks()]})
+    assert len(seen) == 9
 
 
 class GradientWatcher(L.Callback):
