@@ -100,6 +100,14 @@ class StepsPerExecution(L.Callback):
         callbacks = _callbacks(trainer)  # first in line, so that the others find num_training_batches set
         callbacks.insert(0, callbacks.pop(callbacks.index(self)))
 
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Leaves the data as it was, for a Trainer without this callback."""
+        if isinstance(data := trainer.datamodule, MNISTDataModule):  # type: ignore[attr-defined]
+            data.steps_per_execution = 1
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "fit")  # which Lightning does not call then
+
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Ends an epoch as it was begun: Lightning counts what was served of it."""
         if trainer.state.fn == TrainerFn.FITTING and self.steps == "auto":
@@ -202,8 +210,11 @@ def _watches(callback: L.Callback) -> bool:
     """Whether a callback would notice that batches come in chunks. One that would not may say so itself."""
     if getattr(callback, "works_with_chunks", False) or type(callback) is Timer:  # a chunk is milliseconds
         return False
+    base: type[L.Callback] = L.Callback
     if isinstance(callback, ModelCheckpoint):  # its triggers have no public names
-        return callback._every_n_train_steps > 0 or callback._train_time_interval is not None
-    if isinstance(callback, LearningRateMonitor):
-        return callback.logging_interval != "epoch"
-    return isinstance(callback, STEERING) or any(is_overridden(hook, callback, L.Callback) for hook in BATCH_HOOKS)
+        base, looks = ModelCheckpoint, callback._every_n_train_steps > 0 or callback._train_time_interval is not None
+    elif isinstance(callback, LearningRateMonitor):
+        base, looks = LearningRateMonitor, callback.logging_interval != "epoch"
+    else:
+        looks = isinstance(callback, STEERING)
+    return looks or any(is_overridden(hook, callback, base) for hook in BATCH_HOOKS)

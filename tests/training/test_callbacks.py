@@ -14,6 +14,7 @@ from mnist_lightning.data.format import FILES
 from mnist_lightning.data.idx import read_idx, write_idx
 from mnist_lightning.errors import UserError
 from mnist_lightning.model.classifier import MNISTClassifier
+from mnist_lightning.training.chunks import StepsPerExecution
 from mnist_lightning.training.cli import MNISTCLI, evaluate
 
 # what the scripts silence too: see quiet() in console/messages.py
@@ -115,7 +116,8 @@ def test_training_stops_early_on_the_validation_loss_and_says_so(dataset, tmp_pa
     assert second.endswith("%  best") == (cli.chosen_checkpoint and load(cli.chosen_checkpoint)["epoch"] == 1)
     assert re.fullmatch(r"stopped in epoch 2/20: val/loss no better than \d\.\d+ for an epoch", stop)
     assert cli.training["epochs"] == 2  # the first sets the mark, the second does not beat it by 1,000
-    assert cli.datamodule.steps_per_execution > 1
+    (chunks,) = (each for each in cli.trainer.callbacks if isinstance(each, StepsPerExecution))
+    assert chunks.reason is None
     cli.test()  # its checkpoint holds plain values
 
 

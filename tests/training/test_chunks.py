@@ -5,6 +5,7 @@ As many steps, validations and checkpoints, the same weights, the same points in
 
 import csv
 import math
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 
@@ -623,7 +624,7 @@ def test_it_means_what_lightnings_manual_says(dataset, tmp_path, case):
     ours = fit(True, dataset, tmp_path / "ours", case)
     assert_same(ours, theirs, case.rtol)
     assert case.facts(ours) == case.facts(theirs)
-    in_chunks = ours.data.steps_per_execution > 1
+    in_chunks = ours.validations.steps > 1
     assert in_chunks == (ours.chunks.reason is None)
     assert case.chunks in (in_chunks, None)
     if in_chunks:  # the epoch is one; more are other ones
@@ -634,10 +635,10 @@ def test_it_means_what_lightnings_manual_says(dataset, tmp_path, case):
 
 def test_a_run_that_nobody_watches_is_in_chunks_and_one_that_somebody_does_says_who(dataset, tmp_path):
     unwatched = fit(True, dataset, tmp_path / "unwatched", PLAIN)
-    assert (unwatched.data.steps_per_execution, unwatched.chunks.reason) == (64, None)
+    assert (unwatched.validations.steps, unwatched.chunks.reason) == (64, None)
     watcher = Case("watcher", with_callbacks(recorder(C.LambdaCallback, ["on_train_batch_end"])))
     watched = fit(True, dataset, tmp_path / "watched", watcher)
-    assert (watched.data.steps_per_execution, watched.chunks.reason) == (1, "LambdaCallback looks at each batch")
+    assert (watched.validations.steps, watched.chunks.reason) == (1, "LambdaCallback looks at each batch")
 
 
 def test_a_second_fit_is_watched_anew(dataset, tmp_path):
@@ -653,6 +654,46 @@ def test_a_second_fit_is_watched_anew(dataset, tmp_path):
     (theirs, their_weights), (ours, our_weights) = runs
     assert ours == theirs
     assert_same_weights(our_weights, their_weights)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_data_of_a_run_in_chunks_is_ordinary_to_the_next_trainer(dataset, fails):
+    class Fails(L.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            1 / (not fails)
+
+    data = MNISTDataModule(str(dataset), batch_size=16)
+    with pytest.raises(ZeroDivisionError) if fails else nullcontext():
+        quiet_trainer(max_epochs=1, callbacks=[StepsPerExecution(), Fails()]).fit(MNISTClassifier(hidden=[8]), data)
+    plain = quiet_trainer(max_epochs=1, max_steps=5)
+    plain.fit(module := MNISTClassifier(hidden=[8]), data)
+    assert plain.global_step == 5 == next(iter(plain.optimizers[0].state.values()))["step"]
+    assert next(iter(data.train_dataloader()))[0].shape == (16, 28, 28)
+    assert module.history
+
+
+class EveryBatch(C.ModelCheckpoint):
+    def on_train_batch_end(self, trainer, *args):
+        super().on_train_batch_end(trainer, *args)
+        self.batches = getattr(self, "batches", 0) + 1
+
+
+class EveryRate(C.LearningRateMonitor):
+    batches = 0
+
+    def on_train_batch_start(self, trainer, *args):
+        super().on_train_batch_start(trainer, *args)
+        self.batches += 1
+
+
+@pytest.mark.parametrize("kind", [EveryBatch, EveryRate])
+def test_a_subclass_of_lightnings_own_callbacks_sees_each_batch(dataset, tmp_path, kind):
+    watcher = kind(logging_interval="epoch") if kind is EveryRate else kind(tmp_path)
+    trainer = quiet_trainer(
+        max_epochs=1, callbacks=[StepsPerExecution(), watcher], logger=CSVLogger(tmp_path), enable_checkpointing=True
+    )
+    trainer.fit(MNISTClassifier(hidden=[8]), MNISTDataModule(str(dataset)))
+    assert watcher.batches == 9
 
 
 @pytest.mark.parametrize("metrics", ["callback_metrics", "logged_metrics"])
@@ -698,7 +739,7 @@ def measured(run):
 def test_profilers_see_each_step(dataset, tmp_path, name):
     theirs, ours = (fit(who, dataset, tmp_path / str(who), PLAIN, profiler=name) for who in (False, True))
     assert_same(ours, theirs)
-    assert ours.data.steps_per_execution == 1
+    assert ours.validations.steps == 1
     if name == "simple":
         assert measured(theirs)["[Strategy]SingleDeviceStrategy.training_step"] == 2 * BATCHES
         assert measured(ours) == measured(theirs)

@@ -110,10 +110,14 @@ class Points(Logger):
 
 
 class Validations(L.Callback):
-    """Notes when validations ran. It watches no batch."""
+    """Notes when validations ran, and how many steps are in a chunk. It watches no batch."""
 
     def __init__(self):
         self.ran = []
+        self.steps = 1
+
+    def on_fit_start(self, trainer, pl_module):
+        self.steps = getattr(trainer.datamodule, "steps_per_execution", 1)
 
     def on_validation_end(self, trainer, pl_module):
         self.ran.append((trainer.sanity_checking, trainer.current_epoch, trainer.global_step))
