@@ -26,10 +26,12 @@ class EpochEnd(L.Callback):
     """Calls the module's hooks first, as callbacks look for its metrics in theirs; Lightning's own finds none left."""
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        BaseClassifier.on_train_epoch_end(pl_module)
+        if isinstance(pl_module, BaseClassifier):  # or the Trainer has another by now
+            BaseClassifier.on_train_epoch_end(pl_module)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        BaseClassifier.on_validation_epoch_end(pl_module)
+        if isinstance(pl_module, BaseClassifier):
+            BaseClassifier.on_validation_epoch_end(pl_module)
 
 
 class BaseClassifier(L.LightningModule):
@@ -60,6 +62,7 @@ class BaseClassifier(L.LightningModule):
         self.history: dict[str, list[tuple[int, float]]] = {}  # points (epoch, value) of each metric
 
     def setup(self, stage: str) -> None:
+        self._random_states = None  # of a checkpoint that was loaded, not resumed
         callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # set, but not declared
         if not any(isinstance(each, EpochEnd) for each in callbacks):
             callbacks.insert(0, EpochEnd())
@@ -90,11 +93,12 @@ class BaseClassifier(L.LightningModule):
             DataError: The images are of another type or shape.
         """
         check_images(images, "predict", self.image_shape)
-        training = self.training
+        modes = {module: module.training for module in self.modules()}  # some may be frozen
         self.eval()
         batches = channels_first(torch.tensor(images), colour=images.ndim == 4).split(BATCH)
         logits = [self(batch.to(self.device, self.dtype) / 255) for batch in batches]
-        self.train(training)
+        for module, training in modes.items():
+            module.training = training
         probabilities = torch.cat(logits).softmax(1).float().cpu().numpy()
         return probabilities.argmax(1), probabilities
 

@@ -1,5 +1,6 @@
 """What TensorBoard shows of a run besides its scalars: charts side by side, the net's graph, plots, HPARAMS."""
 
+import copy
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -143,10 +144,8 @@ def _add_hparams(writer: SummaryWriter, options: Mapping[str, Any]) -> None:
 
 def _add_graph(writer: SummaryWriter, net: nn.Module, images: Tensor) -> None:
     """Adds a net's graph, traced without PyTorch's check of it, which imports half a second of its compiler."""
-    training = net.training
     with warnings.catch_warnings(action="ignore"):  # that a traced net is not traced again
-        writer.add_graph(torch.jit.trace(net.eval(), images, check_trace=False), images)
-    net.train(training)
+        writer.add_graph(torch.jit.trace(copy.deepcopy(net).eval(), images, check_trace=False), images)
 
 
 def _takes_images(trainer: L.Trainer) -> bool:

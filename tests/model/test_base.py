@@ -2,9 +2,11 @@
 
 import re
 
+import lightning.pytorch as L
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import quiet_trainer, train_checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -53,6 +55,44 @@ def test_predicting_drops_nothing_out_and_leaves_training_as_it_was():
     assert np.array_equal(first, second)
     assert module.training
     assert module.net.training
+
+
+def test_predicting_leaves_what_is_frozen_frozen():
+    module = MNISTClassifier(net="convnet").train()
+    module.net[1].eval()
+    module.predict(np.zeros((1, 28, 28), np.uint8))
+    assert [layer for layer in module.modules() if not layer.training] == [module.net[1]]
+
+
+def test_a_trainer_goes_from_one_module_to_another(dataset):
+    class Other(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(784, 10)
+
+        def training_step(self, batch):
+            return F.cross_entropy(self.layer(batch[0].flatten(1)), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    trainer, data = quiet_trainer(max_epochs=1), MNISTDataModule(str(dataset))
+    trainer.fit(MNISTClassifier(hidden=[8]), data)
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(Other(), data)
+    assert trainer.global_step == 18
+
+
+def test_a_checkpoint_that_is_loaded_brings_weights_and_no_chance(dataset, tmp_path):
+    path = train_checkpoint(tmp_path / "one.ckpt", dataset, dropout=0.5)
+    modules = []
+    for seed in (1, 2):
+        L.seed_everything(seed, verbose=False)
+        modules.append(MNISTClassifier.load_from_checkpoint(path, weights_only=True))
+        loader = DataLoader(TensorDataset(torch.rand(64, 1, 28, 28), torch.zeros(64, dtype=torch.long)), 16)
+        torch.manual_seed(seed)
+        quiet_trainer(max_epochs=1).fit(modules[-1], loader)
+        assert torch.initial_seed() == seed
 
 
 @pytest.mark.parametrize(
