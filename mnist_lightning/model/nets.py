@@ -229,4 +229,4 @@ def build(
     built, image_shape = NETS[net](**given), given.get("image_shape", IMAGE_SHAPE)
     if permute_pixels:
         return built.insert(0, Permute(image_shape))
-    return built.insert(0, Deslant(deslant, ink_width, image_shape)) if deslant or ink_width else built
+    return built.insert(0, Deslant(deslant, ink_width)) if deslant or ink_width else built

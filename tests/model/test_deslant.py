@@ -62,6 +62,13 @@ def test_a_blank_stays_blank_and_images_do_not_mix():
     torch.testing.assert_close(normalize(images)[3:4], normalize(images[3:4]))
 
 
+def test_in_bfloat16_images_are_rounded_and_places_are_not():
+    normalize, images = Deslant(True, 5.0), bars(-0.3, 0.0, 0.3)
+    rounded = normalize.bfloat16()(images.bfloat16())
+    assert rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(rounded.float(), normalize(images), atol=0.02, rtol=0)
+
+
 def test_a_classifier_normalizes_before_its_net_and_without_options_does_not():
     plain, normalized = MNISTClassifier(), MNISTClassifier(deslant=True, ink_width=5)
     assert [type(net.net[0]) for net in (plain, normalized)] == [nn.Flatten, Deslant]
