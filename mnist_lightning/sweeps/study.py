@@ -176,6 +176,8 @@ def claim(folder: Path, study: optuna.Study, plan: Plan) -> Claim | None:
         for trial in trials:
             if trial.state == TrialState.RUNNING and (lock := _lock(folder, plan, trial.number)):
                 if study.get_trials(deepcopy=False)[trial.number].state == TrialState.RUNNING:
+                    if plan.sweep:
+                        study.sampler = _sampler(plan.sweep, trial.number)
                     return _begun(Trial(study, trial._trial_id), lock, plan)
                 lock.release()  # it got done while we looked
         if plan.sweep and plan.sweep.method != "grid" and len(trials) < plan.sweep.trials:

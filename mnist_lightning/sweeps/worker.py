@@ -166,7 +166,7 @@ class Watch(L.Callback):
         (_, loss), (_, accuracy) = (pl_module.history[f"val/{name}"][-1] for name in ("loss", "accuracy"))
         if not math.isfinite(loss):
             raise UserError(f"the validation loss was {loss} after epoch {trainer.current_epoch + 1}")
-        step = len(self.before) * (trainer.max_epochs or 1) + trainer.current_epoch
+        step = len(self.before) * max(trainer.max_epochs or 1, trainer.max_steps, 1) + trainer.current_epoch
         if step not in self._reported:  # before a kill
             self.trial.report(statistics.mean([*self.before, 100 * (1 - accuracy)]), step)
         if self.trial.should_prune():

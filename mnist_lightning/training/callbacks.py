@@ -183,7 +183,7 @@ class StepProgressBar(ProgressBar):
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         position = data_of(trainer).train_sampler.position
         self._bar.update(position - self._bar.n)
-        if position >= data_of(trainer).batches_per_epoch:  # an epoch's end is where other callbacks print
+        if position >= (self._bar.total or 0):  # an epoch's end is where other callbacks print
             self._bar.close()
 
     def on_train_end(self, trainer: L.Trainer, *_: Any) -> None:

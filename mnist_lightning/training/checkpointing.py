@@ -124,7 +124,8 @@ class LastCheckpoint(callbacks.Checkpoint):
         due = stepped and self._due(trainer)
         self._stopped_by = self._asked_to_stop(trainer) if stepped else 0
         # an epoch that --trainer.max_steps or max_time cuts short is resumed where it was cut
-        self._cut_short = trainer.should_stop or trainer.global_step == trainer.max_steps
+        stops = trainer.should_stop and trainer.fit_loop._can_stop_early  # not before min_epochs or min_steps
+        self._cut_short = stops or trainer.global_step == trainer.max_steps
         if due or self._stopped_by or self._cut_short:
             self._postponed = _validates_next(trainer)  # a state from before that would be resumed without it
             if not self._postponed:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.distributed import DistError
@@ -120,6 +121,9 @@ def one_line_until_it_trains(trainer: L.Trainer, ckpt_path: Path | None, new_run
             raise UserError(
                 "expected two images or more in a batch, for batch norm; change --data.batch_size"
             ) from error
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            reason = str(error).splitlines()[0]
+            raise UserError(f"expected enough memory to train ({reason}); lower --data.batch_size") from error
         if (trained or ckpt_path is None) and is_lightnings(error):
             raise UserError(str(error)) from error
         if trained or ckpt_path is None or isinstance(error, UserError | OSError):

@@ -285,6 +285,12 @@ def test_a_trial_that_fails_is_a_line_of_the_table(data, tmp_path):
         assert row["reason"] in html.unescape((tmp_path / "out/results.html").read_text())
 
 
+def test_runs_whose_end_is_a_number_of_steps_are_repeated_too(data, tmp_path):
+    ends = ("--max_epochs=-1", "--trainer.max_steps=12", "--seeds=2")
+    ok(sweep(*data, "--model.lr", "[1e-3,1e-2]", "--model.hidden", "[8]", *ends, cwd=tmp_path))
+    assert [row["state"] for row in trials(tmp_path)] == ["complete"] * 2
+
+
 def test_a_test_loss_that_is_no_number_is_a_failure(tmp_path):
     for part in ("test", "checkpoints"):
         (tmp_path / "trial_0/seed_0" / part).mkdir(parents=True)

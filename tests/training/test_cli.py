@@ -229,6 +229,25 @@ def test_a_mistake_of_a_users_callback_keeps_its_traceback(dataset, tmp_path, mo
     assert not isinstance(error.value, UserError)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.\nMore"),
+    ],
+    ids=["GPU", "CPU"],
+)
+def test_no_memory_to_train_in_is_a_line_that_says_what_to_lower(dataset, tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    cli = MNISTCLI([f"--data.data_dir={dataset}", "--accelerator=cpu", "--max_epochs=1"])
+    cli.trainer.callbacks.append(LambdaCallback(on_train_epoch_end=fail))
+    with pytest.raises(UserError, match=r"enough memory to train \(.* allocate 9 \w+\.\); lower --data\.batch_size"):
+        cli.fit()
+
+
 def test_what_was_not_trained_can_be_tested_too(dataset):
     tested = MNISTCLI([f"--data.data_dir={dataset}", "--accelerator=cpu"]).test()
     assert tested["confusion_matrix"].sum() == 100

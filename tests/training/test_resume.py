@@ -432,6 +432,29 @@ def test_nothing_is_lost_where_a_run_is_stopped(dataset, tmp_path, options, stop
         assert equal(whole[part], resumed[part]), part
 
 
+@pytest.mark.parametrize("every", [0, 5])
+def test_a_run_that_may_not_stop_yet_ends_with_its_last_state(dataset, tmp_path, every):
+    saves = []
+
+    class Saves(L.Callback):
+        works_with_chunks = True
+
+        def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+            saves.append(trainer.global_step)
+
+    options = (
+        *OPTIONS,
+        "--early_stopping.patience=1",
+        "--early_stopping.min_delta=1000",
+        f"--checkpoint.every_n_steps={every}",
+    )
+    cli = MNISTCLI([f"--data.data_dir={dataset}", *options, "--max_epochs=9", "--trainer.min_epochs=4"])
+    cli.trainer.callbacks.append(Saves())
+    cli.fit(tmp_path / "run")
+    assert cli.trainer.global_step == state(tmp_path / "run")["global_step"] == 4 * 35
+    assert len(set(saves)) == (4 if not every else 4 * 7)
+
+
 IN_A_TERMINAL = """
 import os, runpy, sys
 terminal = sys.argv.pop(1)
@@ -499,6 +522,13 @@ def test_ctrl_c_in_the_test_ends_as_in_training(dataset, tmp_path):
     options = (f"--data.data_dir={dataset}", "--trainer.logger=false", "--trainer.enable_checkpointing=false")
     result = run_script(tmp_path / "interrupted.py", *options, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (130, "")
+
+
+def test_what_changes_the_speed_alone_does_not_make_another_experiment(tmp_path):
+    config = {"seed_everything": 0, "model": {"lr": 0.1, "trace": "auto"}, "data": {"data_dir": "x", "source": "auto"}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert is_run_of(tmp_path, config | {"model": {"lr": 0.1, "trace": False}})
+    assert not is_run_of(tmp_path, config | {"model": {"lr": 0.2, "trace": "auto"}})
 
 
 def test_a_config_that_is_no_text_is_no_run_of_this_experiment(tmp_path):
