@@ -1,8 +1,7 @@
 """MNISTDataModule: IDX files -> uint8 tensors -> split -> loaders -> float images on the device.
 
-Images stay uint8 until they are on the device: all images are one tensor (47 MB to train on MNIST), a batch is one
-index operation on it, and dividing by 255 happens for the whole batch at once. Fetching image by image and collating
-is what makes the usual recipe slow.
+Images stay uint8 until they are on the device: all are one tensor, a batch is one index operation on it, and dividing
+by 255 happens for the whole batch at once. Fetching and collating image by image is what makes the usual recipe slow.
 """
 
 import hashlib
