@@ -57,11 +57,9 @@ def main() -> None:
     results = report.metrics(figures, model.classes, data.dataset_name, data.test_sha256) | known
     tested = report.tested(results, model, checkpoints, data.test_set, figures.get("probabilities"))
     print(report.table(tested.results))
-    # of another checkpoint, beside the run's own report
     folder = "ensemble" if others else "test" if stands_for_run(first.path) else f"test_{first.path.stem}"
-    output = args.output or run_of(first.path) / (
-        folder + ("" if known["own_test_set"] else f"_on_{data.dataset_name}")
-    )
+    folder += "" if known["own_test_set"] else f"_on_{data.dataset_name}"
+    output = args.output or run_of(first.path) / folder
     written = page.write(output, tested)
     print(f"\nwritten to {output}: metrics.json, the plots, and {written.name}")
 
