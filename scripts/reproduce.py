@@ -92,7 +92,8 @@ def main() -> None:
     rows = read(args.output)
     for row in ROWS:
         if not args.config or row.config in args.config:
-            rows[row.config] = reproduce(row, args.seeds or row.seeds, args.data_dir, args.output, args.jobs)
+            made = reproduce(row, args.seeds or row.seeds, args.data_dir, args.output, args.jobs)
+            rows = read(args.output) | {row.config: made}  # with what another terminal has written meanwhile
             rows = {name: rows[name] for name in known if name in rows}
             write(list(rows.values()), args.output)
     print(table(list(rows.values())))
