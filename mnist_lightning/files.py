@@ -133,6 +133,16 @@ def load_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def best_epoch(record: Mapping[str, Any]) -> tuple[int | None, float | None, float | None]:
+    """The epoch that ``best.ckpt`` is of, the run's first with the highest validation accuracy; that; and its loss."""
+    history, first = record.get("history", {}), record.get("first_epoch", 1)
+    accuracies = {epoch: accuracy for epoch, accuracy in history.get("val/accuracy", []) if epoch >= first}
+    if not accuracies:
+        return None, None, None
+    best = max(accuracies, key=accuracies.__getitem__)
+    return best, accuracies[best], dict(map(tuple, history.get("val/loss", []))).get(best)
+
+
 def config_of(run: Path) -> Mapping[str, Any]:
     """Returns what a run's config.yaml says; nothing where it cannot be read."""
     try:

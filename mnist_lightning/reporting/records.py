@@ -64,9 +64,7 @@ def record(checkpoint: Checkpoint) -> Record:
     cut = checkpoint.contents.get("epoch") == epoch  # Lightning counts from 0, and goes on at an epoch's end
     figures = {"epoch": epoch, "accuracy": accuracies.get(epoch), "loss": finite(losses.get(epoch))}
     whole = _history(training.get("history")) or history  # of the epochs after this checkpoint's too
-    first = training.get("first_epoch", 1)  # of a run that began with another's state, which has a best of its own
-    # the last score in each epoch, which checkpoints are chosen by
-    scores = {epoch: score for epoch, score in whole.get("val/accuracy", ()) if epoch >= first}
+    best, *_ = files.best_epoch(training | {"history": whole})
     return Record(
         str(run if files.stands_for_run(checkpoint.path) else checkpoint.path),
         checkpoint.path,
@@ -77,7 +75,7 @@ def record(checkpoint: Checkpoint) -> Record:
         whole,
         epoch,
         cut,
-        max(scores, key=lambda each: scores[each], default=None),
+        best,
         figures if epoch in accuracies and not cut else {},
     )
 

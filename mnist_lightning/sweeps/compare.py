@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from mnist_lightning.console.terminal import from_here
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import RUN_LOCK, RUN_RECORD, config_of, is_locked, load_json
+from mnist_lightning.files import RUN_LOCK, RUN_RECORD, best_epoch, config_of, is_locked, load_json
 
 # Options that change where a run is kept and what it shows, not what comes out
 SILENT = (
@@ -76,16 +76,6 @@ def read(run: Path) -> Run | None:
     _, accuracy, loss = best_epoch(record)
     values = accuracy, loss, tested.get("accuracy"), tested.get("loss"), *map(record.get, FIGURES[4:])
     return Run(run, state, dict(_flat(config)), dict(zip(FIGURES, values, strict=True)))
-
-
-def best_epoch(record: Mapping[str, Any]) -> tuple[int | None, float | None, float | None]:
-    """The epoch that ``best.ckpt`` is of, the run's first with the highest validation accuracy; that; and its loss."""
-    history, first = record.get("history", {}), record.get("first_epoch", 1)
-    accuracies = {epoch: accuracy for epoch, accuracy in history.get("val/accuracy", []) if epoch >= first}
-    if not accuracies:
-        return None, None, None
-    best = max(accuracies, key=accuracies.__getitem__)
-    return best, accuracies[best], dict(map(tuple, history.get("val/loss", []))).get(best)
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -33,10 +33,10 @@ with importing():
     from mnist_lightning.console.messages import one_line_errors, trainer_errors
     from mnist_lightning.data.datamodule import MNISTDataModule
     from mnist_lightning.errors import UserError
-    from mnist_lightning.files import RUN_RECORD, load_json
+    from mnist_lightning.files import RUN_RECORD, best_epoch, load_json
     from mnist_lightning.reporting import page, report
     from mnist_lightning.sweeps import study as store
-    from mnist_lightning.sweeps.compare import TESTED, best_epoch
+    from mnist_lightning.sweeps.compare import TESTED
     from mnist_lightning.sweeps.space import ends, fingerprint, text
     from mnist_lightning.sweeps.study import CONFIG, DATA, PRUNERS, Claim, Plan
     from mnist_lightning.training.cli import MNISTCLI, evaluate
