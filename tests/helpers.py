@@ -1,16 +1,19 @@
 """Plain functions that the tests share."""
 
 import atexit
+import functools
 import multiprocessing
 import os
 import re
 import resource
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 import lightning.pytorch as L
@@ -166,10 +169,43 @@ def _become(args, cwd, env, streams, real, max_file_size):
     os.environ.update(env)
     sys.stdout = os.fdopen(1, "w", closefd=False)  # the server's may be a terminal's
     sys.argv, sys.path[0] = args, str(Path(args[0]).parent)
+    subprocess.Popen = _Popen
     try:
         runpy.run_path(args[0], run_name="__main__")
     finally:
         atexit._run_exitfuncs()  # multiprocessing leaves them out
+
+
+class _Popen(subprocess.Popen):
+    """A process that a forked script starts: its sweep's workers are forked too, others start as they are."""
+
+    def __init__(self, command, *args, env=None, **options):
+        worker = "mnist_lightning.sweeps.worker" in command
+        fork = {"preexec_fn": functools.partial(_work, command, env)} if worker else {}
+        super().__init__(command, *args, env=env, **options, **fork)
+
+
+def _work(command, env):
+    """Makes a forked process what ``python -P -m mnist_lightning.sweeps.worker ...`` would be, to its end."""
+    _, _, _, module, *args = command
+    os.closerange(3, 1024)  # the script's own, and the pipe in which Popen waits for a new Python
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.stdin, sys.stdout = (os.fdopen(number, mode, closefd=False) for number, mode in enumerate("rw"))
+    path = sys.modules[module].__file__
+    sys.argv, sys.path[:1] = [path, *args], []
+    code = 0
+    try:
+        runpy.run_path(path, run_name="__main__")
+    except SystemExit as end:
+        code = end.code or 0
+    except BaseException:
+        code = 1
+        traceback.print_exc()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 def run_script(name, *args, cwd, env=None, timeout=120):

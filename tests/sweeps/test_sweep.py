@@ -10,8 +10,6 @@ import shlex
 import shutil
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,7 +17,7 @@ import optuna
 import pytest
 import torch
 import yaml
-from helpers import ROOT, refused, run_script, write_dataset
+from helpers import ROOT, Script, refused, run_script, write_dataset
 
 from mnist_lightning.files import RUN_RECORD
 from mnist_lightning.sweeps import compare, page, results, worker
@@ -77,16 +75,15 @@ def descendants(pid):
 
 
 def start(*options, cwd):
-    command = [sys.executable, ROOT / "scripts/sweep.py", *options, "--output", "out"]
-    return subprocess.Popen(list(map(str, command)), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return Script("sweep.py", *options, "--output", "out", cwd=cwd)
 
 
-def kill(process):
+def kill(script):
     """The power goes: the sweep and all it started, at once."""
-    for pid in [process.pid, *descendants(process.pid)]:
+    for pid in [script.pid, *descendants(script.pid)]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    process.communicate()
+    script.result()
 
 
 @pytest.fixture(scope="module")
@@ -434,9 +431,9 @@ def test_a_trial_that_kills_its_process_each_time_is_a_line_of_the_table(data, t
 @pytest.mark.parametrize("beside", [True, False], ids=["two sweeps", "two jobs"])
 def test_two_share_the_work_and_no_run_is_trained_twice(whole, data, tmp_path, beside):
     jobs = () if beside else ("--jobs", "2")
-    processes = [start(*GRID, *data, *jobs, cwd=tmp_path) for _ in range(1 + beside)]
-    printed = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), printed
+    scripts = [start(*GRID, *data, *jobs, cwd=tmp_path) for _ in range(1 + beside)]
+    for script in scripts:
+        ok(script.result())
     assert contents(tmp_path) == contents(whole[0])
     study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{tmp_path}/out/study.db")
     assert len({trial.user_attrs["workers"][-1] for trial in study.trials}) == 2
@@ -447,29 +444,27 @@ def test_two_share_the_work_and_no_run_is_trained_twice(whole, data, tmp_path, b
 
 @pytest.mark.slow
 def test_a_job_that_dies_gives_its_trial_back(whole, data, tmp_path):
-    process = start(*GRID, *data, "--jobs", "2", cwd=tmp_path)
+    script = start(*GRID, *data, "--jobs", "2", cwd=tmp_path)
     while not list(tmp_path.glob("out/trial_2/seed_0/checkpoints/last.ckpt")):
-        assert process.poll() is None
+        assert script.exit_code is None
         time.sleep(0.01)
-    os.kill(descendants(process.pid)[0], signal.SIGKILL)
-    printed = process.communicate(timeout=300)
-    assert process.returncode == 0, printed
+    os.kill(descendants(script.pid)[0], signal.SIGKILL)
+    ok(script.result())
     assert contents(tmp_path) == contents(whole[0])
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_says_how_to_go_on(whole, data, tmp_path):
-    process = start(*GRID, *data, cwd=tmp_path)
+def test_ctrl_c_saves_and_says_how_to_go_on(small, data, tmp_path):
+    script = start(*SMALL, *data, cwd=tmp_path)
     while not list(tmp_path.glob("out/trial_1/seed_0/config.yaml")):
-        assert process.poll() is None
+        assert script.exit_code is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert (process.returncode, "Traceback" in said) == (130, False), said
-    assert "the same command goes on" in said
-    assert descendants(process.pid) == []
-    ok(sweep(*GRID, *data, cwd=tmp_path))
-    assert contents(tmp_path) == contents(whole[0])
+    result = script.send_signal(signal.SIGINT).result()
+    assert (result.returncode, "Traceback" in result.stderr) == (130, False), result.stderr
+    assert "the same command goes on" in result.stderr
+    assert descendants(script.pid) == []
+    ok(sweep(*SMALL, *data, cwd=tmp_path))
+    assert contents(tmp_path) == contents(small[0])
 
 
 @pytest.fixture(scope="module")
@@ -485,11 +480,11 @@ def test_a_sweep_that_is_killed_five_times_at_random_ends_bit_for_bit_as_one_tha
     generator, halves = random.Random(0), 0
     for kills in range(5):
         run = f"out/trial_*/seed_*/{generator.choice(MOMENTS)}"
-        process, done = start(*GRID, *data, cwd=tmp_path), len(list(tmp_path.glob(run)))
+        script, done = start(*GRID, *data, cwd=tmp_path), len(list(tmp_path.glob(run)))
         while len(list(tmp_path.glob(run))) < done + 2:
-            assert process.poll() is None, (kills, process.communicate())
+            assert script.exit_code is None, (kills, script.result())
             time.sleep(0.001)
-        kill(process)
+        kill(script)
         halves += "RUNNING" in states(tmp_path)
     assert halves  # a kill between two trials, or after a trial's last word, leaves none
     ok(sweep(*GRID, *data, cwd=tmp_path))
