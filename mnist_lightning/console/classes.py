@@ -40,7 +40,8 @@ def file_named(words: Sequence[str]) -> str | None:
     given = re.search(r"(--trainer\.(?:callbacks|logger|plugins|profiler))\+?[ =](\S+)\.py(?: |$)", " ".join(words))
     if not given:
         return None
-    module = ".".join(part for part in Path(given[2]).parts if part != "..")
+    path = Path(given[2])
+    module = path.name if path.is_absolute() else ".".join(part for part in path.parts if part != "..")
     return f"{given[1]}: expected a class, got the file {given[2]}.py; name the class in it: {module}.CLASS"
 
 

@@ -1,7 +1,7 @@
 """What somebody may have meant: the option behind a name that is none, the run behind a checkpoint that is missing."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mnist_lightning.console.terminal import command
@@ -58,7 +58,8 @@ SYNONYMS = {
     "checkpoint": "ckpt_path",
     "run_name": "name",
     "width": "ink_width",
-    "pictures": "plots",
+    "plots": "every_n_epochs",
+    "pictures": "every_n_epochs",
     "output_dir": "output",
 }
 # What loaders that fetch image by image have options for
@@ -110,19 +111,19 @@ def _file_meant(given: str, known: list[str]) -> str | None:
     return f"{option} {path}" if option in known else None
 
 
-def lacking(names: str, script: str) -> str:
+def lacking(arguments: Sequence[str], script: str) -> str:
     """Says that a script was called without what it needs, and what might be given.
 
     Args:
-        names: Of the arguments that lack: ``ckpt, image``.
+        arguments: Those that lack: ``CKPT``, ``IMAGE``, ``--format FORMAT``.
         script: Its file's name.
     """
-    message = f"expected {names.upper().replace(', ', ' and ')}, got none"
-    if "ckpt" not in names:
+    message = f"expected {' and '.join(arguments)}, got none"
+    if "CKPT" not in arguments:
         return f"{message}; see --help"
     states = Path("lightning_logs").glob("*/checkpoints/*.ckpt")
     newest = max(states, key=lambda path: path.stat().st_mtime_ns, default=None)
     if newest is None:
         return f"{message}: a run's folder, or one of its checkpoints; to train one: {command('train.py')}"
-    others = " ".join(name.upper() for name in names.split(", ")[1:])
+    others = " ".join(arguments[1:])
     return f"{message}; for the newest run: {command(script, newest.parents[1])} {others}".rstrip()

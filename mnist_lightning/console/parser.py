@@ -38,10 +38,6 @@ MESSAGES = (
     ),
     (r"<class '(?:\w+\.)*(\w+)'>", r"\1"),
     (r"Not of type \w+: (\S+) does not .* v>=(\S+) and v<(\S+)", r"expected from \2 to below \3, got \1; see --help"),
-    (
-        r"--(model|data):\s+Unable to load config '(.*?)'.*",
-        r"--\1: expected a YAML file with its options, got \2; to train a class of your own, see README, From Python",
-    ),
     (r"argument data\.\w+ --> (\S+): .*", r"expected no --\1, which is as the data is; leave it out"),
     (r"int, typing\.Literal\['auto'\]", "a number or auto"),
     (r", NoneType", ""),  # none is what the default is, not what anybody types
@@ -61,6 +57,8 @@ MESSAGES = (
     (r"Expected (?:an? )?(.*?)\. Got value: (.*)", r"expected \1, got \2; see --help"),
     (r"expected (.*?)\. Got value: (.*)", r"expected \1, got \2; see --help"),
 )
+
+HIDDEN = re.compile(r"--trainer\b|--data.mirrors|.* --> ")  # from --help; --help_all shows them
 
 
 class BriefHelp(DefaultHelpFormatter):
@@ -99,19 +97,14 @@ class Parser(LightningArgumentParser):
         action.help = help
         self._option_string_actions[f"--{name}"] = action
 
+    def drop_group_option(self, name: str) -> None:
+        """Takes away ``--name FILE``, jsonargparse's for a whole group: what people mean by --model is another one."""
+        self._option_string_actions.pop(f"--{name}").help = argparse.SUPPRESS
+
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         if self.formatter_class is not BriefHelp:
             return super().format_help(formatter)
-        hidden = {
-            action: action.help
-            for action in self._actions
-            if any(
-                map(
-                    re.compile(r"--trainer\b|--(model|data|checkpoint|plots)$|--data.mirrors|.* --> ").match,
-                    action.option_strings[:1],
-                )
-            )
-        }
+        hidden = {each: each.help for each in self._actions if HIDDEN.match("".join(each.option_strings[:1]))}
         for action in hidden:
             action.help = argparse.SUPPRESS
         try:
@@ -145,7 +138,9 @@ class Parser(LightningArgumentParser):
         message = class_refused(message) or message
         absent = re.search(r"arguments are required: (.+)", message)
         if absent and any(action.dest in absent[1] for action in self._actions if not action.option_strings):
-            raise UserError(lacking(absent[1], self.prog)) from ex
+            flags = {action.dest: f"--{action.dest} " for action in self._actions if action.option_strings}
+            names = [f"{flags.get(name, '')}{name.upper()}" for name in absent[1].split(", ")]
+            raise UserError(lacking(names, self.prog)) from ex
         if absent:
             helps = {action.dest: action.help or "" for action in self._actions}
             given = [f"--{name} ({helps[name].rstrip('.').lower()})" for name in absent[1].split(", ")]

@@ -83,6 +83,8 @@ class MNISTCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         assert isinstance(parser, Parser)
         add_run_options(parser)
+        for name in ("model", "data", "trainer", "checkpoint", "plots"):
+            parser.drop_group_option(name)
         for name in ("image_shape", "classes", "permute_pixels"):  # so the data is read before the run has a folder
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
 
@@ -91,8 +93,12 @@ class MNISTCLI(LightningCLI):
         model.hidden, model.channels = sizes(model.net, model.hidden, model.channels)
         model.betas = list(model.betas)
         check_effects(self.config)
+        self._find_data()
+
+    def _find_data(self) -> None:
+        """Finds the data of a run's config.yaml, which may be repeated from any folder."""
         data = self.config.data
-        if data.sha256:  # a run's config.yaml, which may be repeated from any folder
+        if data.sha256:
             data.data_dir = str(next(filter(is_complete, places(data.data_dir, *self._configs)), data.data_dir))
 
     def instantiate_classes(self) -> None:
@@ -155,8 +161,7 @@ class MNISTCLI(LightningCLI):
         root = Path(self.trainer.default_root_dir if self.config.trainer.default_root_dir else "", "lightning_logs")
         path = run / LAST if run and (run / LAST).is_file() else self.config.ckpt_path
         checkpoint = self._checkpoint(path, root)
-        if not checkpoint:
-            self._check_folder()
+        self._check_folder(run_of(checkpoint.path) if checkpoint else None)
         begin_loggers(self.trainer.loggers)
         if self._own_logger:
             if checkpoint and resumes_its_run(checkpoint.path, self.plain_config):
@@ -176,10 +181,12 @@ class MNISTCLI(LightningCLI):
                 print(f"\n{stop} at optimizer step {self.trainer.global_step:,}; to resume:\n  {resume}")
             raise SystemExit(128 + stop.signum) from None
 
-    def _check_folder(self) -> None:
-        """Refuses to write over another run, where the folder is the user's choice."""
+    def _check_folder(self, resumed: Path | None) -> None:
+        """Refuses to write over another run than the resumed one, where the folder is the user's choice."""
         saves = self.config_init.checkpoint in self.trainer.callbacks  # type: ignore[attr-defined]
-        if saves and not self._own_logger and Path(folder := self.trainer.log_dir or "", LAST).is_file():
+        folder = Path(self.trainer.log_dir or "")
+        its_own = resumed is not None and folder.resolve() == resumed.resolve()
+        if saves and not self._own_logger and not its_own and (folder / LAST).is_file():
             other = "logger.version" if self.trainer.loggers else "default_root_dir"
             raise UserError(f"{folder}: expected a new folder, got another run's; give another --trainer.{other}")
 

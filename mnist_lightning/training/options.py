@@ -93,7 +93,7 @@ def add_run_options(parser: Parser) -> None:
     parser.add_argument(
         "--early_stopping.patience",
         type=int | None,
-        help="Epochs without a better validation loss before training stops; by default it does not.",
+        help="Validations, one an epoch, without a better loss before training stops; by default it does not.",
     )
     help = "What counts as better, at the least."
     parser.add_argument("--early_stopping.min_delta", type=float, default=0.0, help=help)

@@ -59,11 +59,14 @@ def test_a_run_is_named_where_a_config_was_meant(tmp_path, options):
 
 def test_without_a_checkpoint_the_newest_run_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "got none: a run's folder, or one of its checkpoints; to train one: " in lacking("ckpt", "test.py")
+    assert "got none: a run's folder, or one of its checkpoints; to train one: " in lacking(["CKPT"], "test.py")
     for age, name in enumerate(("version_1", "my net", "version_0")):
         path = tmp_path / "lightning_logs" / name / "checkpoints" / "best.ckpt"
         path.parent.mkdir(parents=True)
         path.touch()
         os.utime(path, (age == 1, age == 1))
-    assert lacking("ckpt, image", "predict.py").endswith("predict.py 'lightning_logs/my net' IMAGE")
-    assert lacking("image", "predict.py") == "expected IMAGE, got none; see --help"
+    assert lacking(["CKPT", "IMAGE"], "predict.py").endswith("predict.py 'lightning_logs/my net' IMAGE")
+    assert lacking(["CKPT", "--format FORMAT"], "export.py").endswith(
+        "export.py 'lightning_logs/my net' --format FORMAT"
+    )
+    assert lacking(["IMAGE"], "predict.py") == "expected IMAGE, got none; see --help"

@@ -52,6 +52,7 @@ BAD_OPTIONS = [
         ["--trainer.callbacks", "./mine.py"],
         ["--trainer.callbacks: expected a class, got the file ./mine.py", ": mine.CLASS"],
     ),
+    (["--trainer.callbacks=/a/folder/mine.py"], ["got the file /a/folder/mine.py; name the class in it: mine.CLASS"]),
     (
         ["--trainer.callbacks=half.A"],
         ["half.A, whose import fails in own/half.py, line 2 (SyntaxError: ", "; mend that"],
@@ -62,10 +63,11 @@ BAD_OPTIONS = [
     (["--trainer.callbacks=test_cli.MNISTCLI"], ["expected a Callback, got test_cli.MNISTCLI, which is none; name a"]),
     (["--trainer.logger=Logger"], ["expected a class that can be made, got Logger, which is abstract", "CSVLogger"]),
     (["--trainer.logger=MyLogger"], ["got MyLogger; name one of your own with its module: MODULE.MyLogger"]),
-    (
-        ["--model", "mine.Net"],
-        ["--model: expected a YAML file with its options, got mine.Net; to train a class of your"],
-    ),
+    (["--model", "convnet"], ["unrecognized arguments: --model convnet; did you mean --model.net?"]),
+    (["--data", "digits"], ["did you mean --data.data_dir?"]),
+    (["--checkpoint", "last.ckpt"], ["did you mean --ckpt_path?"]),
+    (["--plots", "5"], ["did you mean --plots.every_n_epochs?"]),
+    (["--trainer", "5"], ["unrecognized arguments: --trainer 5; see --help"]),
     (["--trainer.callbacks=test_cli.Silent"], ["test_cli.Silent cannot be made (it does not say why); see its manual"]),
     (["--trainer.callbacks=test_cli.Saying"], ["test_cli.Saying cannot be made (the moon is not up); see its manual"]),
     (["--model.hidden", "3"], ["--model.hidden: expected a list: [3], got 3"]),
@@ -163,7 +165,7 @@ BAD_OPTIONS = [
     (["--model.gradient_clip_val", "4"], ["did you mean --trainer.gradient_clip_val?"]),
     (["--model.steps_per_execution", "4"], ["did you mean --steps_per_execution?"]),
     (["--config", "width.yaml"], ["'width'", "did you mean model.ink_width?"]),
-    (["--config", "pictures.yaml"], ["pictures.every_n_epochs", "did you mean plots?"]),
+    (["--config", "pictures.yaml"], ["pictures.every_n_epochs", "did you mean plots.every_n_epochs?"]),
 ]
 if not torch.cuda.is_available():
     BAD_OPTIONS += [

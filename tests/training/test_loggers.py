@@ -119,6 +119,8 @@ def test_without_a_logger_a_run_lies_in_the_trainers_root_and_not_over_another(d
     with pytest.raises(UserError, match=r"another run's; give another --trainer.default_root_dir"):
         trained(dataset, *options, epochs=1)
     trained(dataset, *options, "--trainer.fast_dev_run=true")
+    with pytest.raises(UserError, match=r"^mine: expected a new folder, got another run's"):
+        trained(dataset, *options, *more, "--ckpt_path=checkpoints/last.ckpt", epochs=2)
     assert {path: path.read_bytes() for path in here.rglob("*.*")} == before
     trained(dataset, *options, "--ckpt_path=checkpoints/last.ckpt", epochs=2)
     assert torch.load(here / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1
