@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 import textwrap
 from collections import Counter
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 from mnist_lightning.console.terminal import from_here
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import RUN_LOCK, RUN_RECORD, best_epoch, config_of, is_locked, load_json
+from mnist_lightning.sweeps.space import text
 
 # Options that change where a run is kept and what it shows, not what comes out
 SILENT = (
@@ -213,6 +213,4 @@ def short(names: Sequence[str]) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return "" if value is None else json.dumps(value, separators=(",", ":"))
+    return "" if value is None else text(value)

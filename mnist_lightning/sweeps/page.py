@@ -10,7 +10,7 @@ import jinja2
 
 from mnist_lightning.files import RUN_RECORD, atomic_write, load_json
 from mnist_lightning.sweeps.compare import short
-from mnist_lightning.sweeps.results import Row, best_first, brief, outcome
+from mnist_lightning.sweeps.results import Row, brief, outcome, rank
 from mnist_lightning.sweeps.space import Sweep, text
 
 ROWS = 25  # points whose spread is shown, the best ones
@@ -62,7 +62,7 @@ def axis(values: Sequence[float], start: float, end: float, log: bool | None = N
 
 def write(folder: Path, results: Mapping[str, Any], sweep: Sweep) -> Path:
     """Writes ``results.html`` into the folder of a sweep, and returns its path."""
-    rows = best_first(results["trials"])
+    rows = sorted(results["trials"], key=rank)
     compared = [row for row in rows if row["state"] == "complete"]
     best = compared[0] if compared else None
     charts = {

@@ -67,21 +67,20 @@ def _decoded(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) and value.startswith("[") else value
 
 
-def best_first(rows: Sequence[Row]) -> list[Row]:
-    """Rows that can be compared, then the pruned, then the failed."""
-    order = list(STATES.values())
-    return sorted(rows, key=lambda row: (order.index(row["state"]), row["error"] or 0, row["loss"] or 0, row["trial"]))
+def rank(row: Row) -> tuple[int, float, float, int]:
+    """What sorts rows, the best first: those that can be compared, then the pruned, then the failed."""
+    return list(STATES.values()).index(row["state"]), row["error"] or 0, row["loss"] or 0, row["trial"]
 
 
 def write(folder: Path, study: optuna.Study, sweep: Sweep) -> dict[str, Any]:
     """Writes ``results.json``, ``results.csv`` and ``results.md``, and returns what the first of them holds."""
     # what another process of a search for more trials has in hand is not a result yet
     rows = [as_row(trial) for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-    complete = [row for row in best_first(rows) if row["state"] == "complete"]
+    complete = [row for row in sorted(rows, key=rank) if row["state"] == "complete"]
     results = {
         "sweep": study.user_attrs["identity"],
         "best": complete[0]["trial"] if complete else None,
-        "command": sweep.command({name: text(v) for name, v in complete[0]["options"].items()}) if complete else None,
+        "command": sweep.command(complete[0]["options"]) if complete else None,
         "test": tested(folder, complete[0]) if complete else None,
         "importance": importance(study, rows, sweep),
         "trials": rows,
@@ -130,7 +129,7 @@ def markdown(rows: Sequence[Row], sweep: Sweep) -> str:
     """The table, best first."""
     names = list(sweep.space)
     lines = [["trial", *short(names), "validation error", "validation loss", "parameters", "runs"]]
-    for row in best_first(rows):
+    for row in sorted(rows, key=rank):
         reached = outcome(row).replace("error ", "").replace("|", "\\|")
         loss = "" if row["loss"] is None else f"{row['loss']:.4f}"
         parameters = "" if row["parameters"] is None else f"{row['parameters']:,}"

@@ -105,8 +105,7 @@ class Sweep(NamedTuple):
 
     def command(self, params: Mapping[str, Any]) -> str:
         """The command that trains and tests a point."""
-        options = {name: value for name, value in self.options.items() if name not in params}
-        options |= {name: text(value) for name, value in params.items()}
+        options = {**self.options} | {name: text(value) for name, value in params.items()}
         words = [(f"--{name}", options[name]) for name in sorted(options, key=lambda name: name != "config")]
         return shlex.join(["python", "scripts/train.py", *itertools.chain.from_iterable(words)])
 

@@ -144,7 +144,6 @@ def create(folder: Path, plan: Plan) -> optuna.Study:
         else:
             if not (folder / STORE).is_file():
                 with atomic_path(folder / STORE) as path:
-                    path.unlink(missing_ok=True)  # what a killed process left
                     _storage(path)
             study = optuna.create_study(storage=_storage(folder / STORE), study_name=plan.name, load_if_exists=True)
             study.set_metric_names([f"{plan.measure} error, %"])  # what optuna-dashboard calls it

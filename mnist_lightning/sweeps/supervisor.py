@@ -17,6 +17,7 @@ from tqdm import tqdm
 from mnist_lightning.errors import UserError
 from mnist_lightning.files import RUN_RECORD, load_json
 from mnist_lightning.sweeps import study as store
+from mnist_lightning.sweeps.results import as_row, rank
 from mnist_lightning.sweeps.study import Plan
 
 EVERY = 0.25  # seconds between two looks at what the workers do
@@ -130,7 +131,8 @@ def _watch(
                     done.add(trial.number)
                     bar.write(f"{len(done):{len(str(total))}}/{total}  {describe(trial)}", sys.stderr)
             bar.n = sum(_share(folder, trial) for trial in trials)
-            best = min((trial for trial in trials if trial.state == TrialState.COMPLETE), key=rank, default=None)
+            complete = (trial for trial in trials if trial.state == TrialState.COMPLETE)
+            best = min(complete, key=lambda trial: rank(as_row(trial)), default=None)
             bar.set_postfix_str(f"best {describe(best)}" if best else "")
             for number, worker in enumerate(workers):
                 if _died(folder, study, plan, worker):
@@ -151,11 +153,6 @@ def _died(folder: Path, study: optuna.Study, plan: Plan, worker: "subprocess.Pop
     if code < 0 and not store.given_back(folder, study, plan, who, _signal(code)):
         raise _killed(code)
     return code < 0 or code == 128 + signal.SIGTERM
-
-
-def rank(trial: FrozenTrial) -> tuple[float, float, int]:
-    """What sorts trials that are done: by error, then loss; the first of those that are even wins."""
-    return trial.value or 0.0, sum(run["loss"] or 0.0 for run in trial.user_attrs["results"]), trial.number
 
 
 def _share(folder: Path, trial: FrozenTrial) -> float:

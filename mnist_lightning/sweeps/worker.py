@@ -51,7 +51,7 @@ class Parsed(MNISTCLI):
     """A command line that was read, and nothing built of it."""
 
     def before_instantiate_classes(self) -> None:
-        pass
+        self._find_data()
 
     def instantiate_classes(self) -> None:
         pass
@@ -89,7 +89,7 @@ def check(plan: Plan) -> None:
     cli = Parsed([*_first(plan), QUIET])
     for name, values in (plan.sweep.space if plan.sweep else {}).items():
         for value in ends(values):
-            cli.parser.parse_args([f"--{name}={text(value)}"])
+            cli.parser.parse_args([*_first(plan), f"--{name}={text(value)}"])
     options = cli.config.trainer
     with trainer_errors():
         trainer = Trainer(**{name: options[name] for name in ("accelerator", "devices", "num_nodes")}, logger=False)
@@ -210,7 +210,7 @@ def train(run: Path, args: list[str], watch: Watch, measure: str) -> dict[str, A
 def test(cli: MNISTCLI, run: Path) -> None:
     """Tests what a run chose, and writes its figures where scripts/test.py does."""
     data, tested = cli.datamodule, cli.test()
-    results = report.metrics(tested, cli.model.classes, data.dataset_name, data.test_sha256) | provenance(data)
+    results = report.metrics(tested, data) | provenance(data)
     report.write_json(results | {"training": cli.training}, run / "test")
 
 
@@ -220,11 +220,10 @@ def test_trial(folder: Path, study: optuna.Study, number: int) -> None:
         if not (folder / name / TESTED).is_file():
             cli, checkpoint = MNISTCLI([*args, QUIET, "--trainer.logger=false"]), read_checkpoint(folder / name)
             data, model = cli.datamodule, checkpoint.classifier()
-            tested = evaluate(cli.trainer, model, data)
-            results = report.metrics(tested, model.classes, data.dataset_name, data.test_sha256) | provenance(
-                data, checkpoint
-            )
-            page.write(folder / name / "test", report.tested(results, model, [checkpoint], data.test_set))
+            figures = evaluate(cli.trainer, model, data)
+            results = report.metrics(figures, data) | provenance(data, checkpoint)
+            tested = report.tested(results, model, [checkpoint], data.test_set, figures.get("probabilities"))
+            page.write(folder / name / "test", tested)
 
 
 def stop_with(pipe: int) -> None:

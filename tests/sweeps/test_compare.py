@@ -44,7 +44,7 @@ def runs(dataset, tmp_path_factory):
         return cli
 
     cli = train("tested", "--model.lr=0.01")
-    tested = report.metrics(cli.test(), cli.model.classes, "digits", "-")
+    tested = report.metrics(cli.test(), cli.datamodule)
     report.write_json(tested, root / "tested" / "test")
     train("wide", "--model.hidden=[256]", "--model.lr=0.0001")
     with pytest.raises(RuntimeError, match="plug"):

@@ -19,6 +19,7 @@ import torch
 import yaml
 from helpers import ROOT, Script, refused, run_script, write_dataset
 
+from mnist_lightning.errors import UserError
 from mnist_lightning.files import RUN_RECORD
 from mnist_lightning.sweeps import compare, page, results, worker
 from mnist_lightning.sweeps import study as store
@@ -240,6 +241,24 @@ def test_config_files_can_be_swept_and_each_is_known(data, tmp_path):
     with contextlib.chdir(tmp_path):
         known = worker.data_of(store.plan(swept))
     assert len({known[f"config.sha256 {number}.yaml"] for number in (1, 2)}) == 2
+
+
+def test_an_argument_of_a_users_class_can_be_swept_and_is_checked():
+    stops = {"trainer.callbacks": "EarlyStopping", "trainer.callbacks.monitor": "val/loss"}
+    for patience, refusal in (([2, 3], contextlib.nullcontext()), ([2, "x"], pytest.raises(UserError, match="got x"))):
+        with refusal:
+            worker.check(store.plan(Sweep(stops, {"trainer.callbacks.patience": patience}, "grid", 0, 1, 0, "median")))
+
+
+def test_the_data_of_a_runs_config_is_found_from_any_folder(small, tmp_path, monkeypatch):
+    config = yaml.safe_load((small[0] / "out/trial_0/seed_0/config.yaml").read_text())
+    shutil.copytree(config["data"]["data_dir"], tmp_path / "project/digits")
+    path = tmp_path / "project/lightning_logs/version_0/config.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(yaml.safe_dump(config | {"data": config["data"] | {"data_dir": "digits"}}))
+    monkeypatch.chdir(path.parent)
+    swept = Sweep({"config": str(path)}, {"model.lr": [0.1]}, "grid", 0, 1, 0, "median")
+    assert worker.data_of(store.plan(swept))[store.DATA] == config["data"]["sha256"]
 
 
 def test_data_can_be_swept_and_each_is_known(data, tmp_path):
