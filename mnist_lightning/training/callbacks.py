@@ -8,12 +8,12 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, ProgressBar, Timer
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
-from torch import nn
 from tqdm import tqdm
 
 from mnist_lightning.console.terminal import columns, epoch_line, from_here
 from mnist_lightning.data.datamodule import data_of
 from mnist_lightning.errors import UserError
+from mnist_lightning.traced import tensors_of
 from mnist_lightning.training.chunks import StepsPerExecution
 
 
@@ -83,7 +83,7 @@ class MovingAverage(EMAWeightAveraging):
         assert average is not None and average.avg_fn is not None
         follow = average.avg_fn
         average.to(pl_module.device)  # it was made before the module got there
-        pairs = list(zip(_tensors(average.module), _tensors(pl_module), strict=True))
+        pairs = list(zip(tensors_of(average.module), tensors_of(pl_module), strict=True))
         begun = bool(average.n_averaged)
 
         @torch.no_grad()
@@ -134,10 +134,6 @@ def _limits(trainer: L.Trainer) -> list[str]:
     """The limits on an epoch's batches: a count, or a share below 1.0, which is all."""
     limits = {name: getattr(trainer, name) for name in ("limit_train_batches", "limit_val_batches")}
     return [f"{name} {value}" for name, value in limits.items() if repr(value) != "1.0"]
-
-
-def _tensors(module: nn.Module) -> list[torch.Tensor]:
-    return [*module.parameters(), *module.buffers()]
 
 
 class StepProgressBar(ProgressBar):
@@ -232,7 +228,7 @@ def _why_stopped(trainer: L.Trainer) -> str | None:
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set, but not declared
     for each in callbacks if trainer.should_stop else []:
         if isinstance(each, EarlyStopping) and each.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED:
-            times = f"{each.wait_count} epochs" if each.wait_count > 1 else "an epoch"
+            times = f"{each.wait_count} validations" if each.wait_count > 1 else "a validation"
             return f"{each.monitor} no better than {each.best_score:.3g} for {times}"
         if isinstance(each, EarlyStopping) and each.stopping_reason_message:
             return each.stopping_reason_message.removesuffix(" Signaling Trainer to stop.")

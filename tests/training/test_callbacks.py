@@ -114,7 +114,7 @@ def test_training_stops_early_on_the_validation_loss_and_says_so(dataset, tmp_pa
     assert first.startswith("epoch  1/20  train loss ")
     assert first.endswith("%  best")
     assert second.endswith("%  best") == (cli.chosen_checkpoint and load(cli.chosen_checkpoint)["epoch"] == 1)
-    assert re.fullmatch(r"stopped in epoch 2/20: val/loss no better than \d\.\d+ for an epoch", stop)
+    assert re.fullmatch(r"stopped in epoch 2/20: val/loss no better than \d\.\d+ for a validation", stop)
     assert cli.training["epochs"] == 2  # the first sets the mark, the second does not beat it by 1,000
     (chunks,) = (each for each in cli.trainer.callbacks if isinstance(each, StepsPerExecution))
     assert chunks.reason is None
