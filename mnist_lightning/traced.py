@@ -84,7 +84,7 @@ def fingerprint(net: nn.Module, inputs: Tensor, targets: Tensor) -> Hashable:
     """What a record has fixed: kinds of tensors, hooks, modules, and their plain values, such as Dropout's ``p``."""
     plain = (bool, int, float, str, tuple, type(None), FunctionType, BuiltinFunctionType)
     return (
-        *((t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in (inputs, targets, *_tensors(net))),
+        *((t.shape, t.stride(), t.dtype, t.device, t.requires_grad) for t in (inputs, targets, *tensors_of(net))),
         torch.is_autocast_enabled(inputs.device.type),
         torch.is_anomaly_enabled(),
         any(_hooks(net)),
@@ -92,7 +92,7 @@ def fingerprint(net: nn.Module, inputs: Tensor, targets: Tensor) -> Hashable:
     )
 
 
-def _tensors(net: nn.Module) -> list[Tensor]:
+def tensors_of(net: nn.Module) -> list[Tensor]:
     return [*net.parameters(), *net.buffers()]
 
 
@@ -109,7 +109,7 @@ def _record(net: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor) -> Line
         raise UntraceableError("expected no hooks, no mixed precision and no detection of anomalies")
     try:
         net, inputs, targets = copy.deepcopy(net), inputs.clone(), targets.clone()
-        recorder = _Recorder([*_tensors(net), inputs, targets])
+        recorder = _Recorder([*tensors_of(net), inputs, targets])
         before = fingerprint(net, inputs, targets), random.getstate(), str(np.random.get_state())
         kind = inputs.device.type
         others = [] if kind in ("cpu", "mps") else [inputs.device]  # the CPU's comes by itself, and MPS's has no fork
@@ -195,7 +195,7 @@ def _quick(call: Any) -> Any:
 def _step(line: Line, net: nn.Module, optimizer: Optimizer, change_gradients: Change) -> Step:
     """Returns the step that a line is a part of, with the tensors of net and optimizer as they are now."""
     parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    tensors = [tensor.detach() for tensor in _tensors(net)]  # so that nothing asks for a graph
+    tensors = [tensor.detach() for tensor in tensors_of(net)]  # so that nothing asks for a graph
     kernel = _kernel(optimizer, parameters)
     optimizer.zero_grad()  # once, as none are left here: one of a parameter that is frozen by now would count
     hooks = [*optimizer._optimizer_step_post_hooks.values(), *optim._global_optimizer_post_hooks.values()]

@@ -25,7 +25,7 @@ except ImportError:
     print('error: fuzzing needs atheris, which is not installed; run pip install -e ".[fuzz]"', file=sys.stderr)
     sys.exit(2)
 
-with atheris.instrument_imports(include=["mnist_lightning.idx"]):
+with atheris.instrument_imports(include=["mnist_lightning.data.idx"]):
     from mnist_lightning.data.idx import DTYPES, GZIP_MAGIC, IDXError, read_idx, write_idx
 
 MEMORY = Path("/dev/shm")  # a file in memory takes a tenth of the time of one on a disk

@@ -54,7 +54,7 @@ def main() -> None:
             callbacks=[StepProgressBar()],
         )
     figures = evaluate(trainer, model, data)
-    results = report.metrics(figures, model.classes, data.dataset_name, data.test_sha256) | known
+    results = report.metrics(figures, data) | known
     tested = report.tested(results, model, checkpoints, data.test_set, figures.get("probabilities"))
     print(report.table(tested.results))
     folder = "ensemble" if others else "test" if stands_for_run(first.path) else f"test_{first.path.stem}"

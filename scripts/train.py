@@ -56,8 +56,7 @@ def train(cli: MNISTCLI) -> None:
     tested = cli.test()
     if not cli.trainer.is_global_zero:
         return
-    results = report.metrics(tested, cli.model.classes, cli.datamodule.dataset_name, cli.datamodule.test_sha256)
-    results |= provenance(cli.datamodule)
+    results = report.metrics(tested, cli.datamodule) | provenance(cli.datamodule)
     count, unit = (training["epochs"], "epoch") if whole else (training["optimizer_steps"], "optimizer step")
     print(f"\ntrained {count:,} {unit}{'s' * (count != 1)} in {training['seconds']:.1f} s", end="")
     if not (checkpoint := cli.chosen_checkpoint):

@@ -66,7 +66,7 @@ class Checkpoint:
         state, hint = self.contents.get(DATA_STATE), str(self.contents[DATA].get("data_dir"))
         if not isinstance(state, dict) or not isinstance(state.get("sha256"), str):
             raise self.error("expected a checkpoint that says what data it was trained on; give another")
-        known = {"name": Path(hint).name, **state}  # before 0.3, its state was the SHA-256 alone
+        known = {"name": Path(hint).name, **state}  # an older version's state was the SHA-256 alone
         printable = {name: "".join(filter(str.isprintable, str(known.get(name, "")))) for name in IDENTITY}
         return printable | {"data_dir": hint}
 

@@ -30,10 +30,6 @@ CHECKED = 1000  # test images
 VALUES: dict[InputName, str] = {"uint8": "uint8 from 0 to 255", "float": "float32 from 0 to 1"}
 
 
-class ExportError(UserError):
-    """A classifier cannot be exported, or the file does not answer as the checkpoint does."""
-
-
 class Predictor(nn.Module):
     """What is exported: reads digits, in bright ink on black as in MNIST's files.
 
@@ -92,21 +88,19 @@ def export(
     Args:
         checkpoint: Whose classifier.
         format: What to write: onnx, torchscript or pt2.
-        data: Its first 1,000 test images are what the file is checked on.
+        data: Ready for a test; its first 1,000 test images are what the file is checked on.
         output: The file; by default, beside the checkpoint.
         input: Type of the images: uint8, or float, which is float32 from 0 to 1. A torchscript takes both.
 
     Raises:
         CheckpointError: The checkpoint holds no such classifier.
-        DataError: There is nothing to check on.
-        ExportError: A package is missing, or the file's answers differ by more than 1e-4. An older file stays.
+        UserError: A package is missing, or the file's answers differ by more than 1e-4. An older file stays.
         OSError: The file cannot be written. An older one stays.
     """
     model = checkpoint.classifier()
     path = _destination(checkpoint.path, output, FORMATS[format].suffix)
     _require(format)
-    data.classes = model.classes  # a part of them will do
-    images = _test_images(data)
+    images: NDArray[np.uint8] = data.test_set.tensors[0][:CHECKED].numpy()
     inputs: tuple[InputName, ...] = ("uint8", "float") if format == "torchscript" else (input,)
     about = _about(model, inputs, f"{len(images):,} test images of {data.dataset_name}")
     example = torch.from_numpy(_as(input, images[[0, 0]]))
@@ -123,25 +117,17 @@ def _destination(ckpt: Path, output: str | os.PathLike[str] | None, suffix: str)
     """The file to write: the one asked for, or one beside the checkpoint."""
     path = ckpt.with_name(ckpt.name.removesuffix(".ckpt") + suffix) if output is None else Path(output)
     if not path.parent.is_dir():
-        raise ExportError(f"expected a folder for {path}, but there is none; make it, or give another --output")
+        raise UserError(f"expected a folder for {path}, but there is none; make it, or give another --output")
     if path.is_dir() or (path.exists() and path.samefile(ckpt)):
         what = "a folder" if path.is_dir() else "the checkpoint itself"
-        raise ExportError(f"expected a file to write, but {path} is {what}; give another --output")
+        raise UserError(f"expected a file to write, but {path} is {what}; give another --output")
     return path
 
 
 def _require(format: FormatName) -> None:
     missing = [name for name in FORMATS[format].packages if not importlib.util.find_spec(name)]
     if missing:
-        raise ExportError(f'--format {format} needs {", ".join(missing)}; run pip install -e ".[export]"')
-
-
-def _test_images(data: MNISTDataModule) -> NDArray[np.uint8]:
-    """The images to check on, uint8 (N, H, W) or (N, H, W, 3)."""
-    data.prepare_data()
-    data.setup("test")
-    images: NDArray[np.uint8] = data.test_set.tensors[0][:CHECKED].numpy()
-    return images
+        raise UserError(f'--format {format} needs {", ".join(missing)}; run pip install -e ".[export]"')
 
 
 def _about(model: BaseClassifier, inputs: tuple[InputName, ...], checked_on: str) -> dict[str, str]:
@@ -161,7 +147,7 @@ def _as(input: InputName, images: NDArray[np.uint8]) -> Pixels:
 
 def _check(difference: float, ckpt: Path) -> None:
     if not difference <= TOLERANCE:  # nan is not
-        raise ExportError(
+        raise UserError(
             f"expected the exported probabilities to be {ckpt}'s to {TOLERANCE:g}, but they differ by "
             f"{difference:.2g}; nothing was written"
         )

@@ -52,9 +52,7 @@ class Server(ThreadingHTTPServer):
         UserError: The port is taken, or is none; or there is no network to share the page on.
     """
 
-    daemon_threads = True
     block_on_close = False
-    allow_reuse_address = True
 
     def __init__(self, port: int, share: bool = False) -> None:
         host = _lan_address() if share else HOST

@@ -13,7 +13,7 @@ LYING = range(5, 9)  # EXIF orientations of pictures whose sides change places w
 
 
 def to_image(picture: Image.Image, image_shape: Sequence[int]) -> NDArray[np.uint8] | None:
-    """Makes of a picture an image: for MNIST's 28x28, its largest digit, as MNIST's were made; for others, all of it.
+    """Makes of a picture an image: for MNIST's 28x28, its main digit, as MNIST's were made; for others, all of it.
 
     Args:
         picture: Of any size and mode. Its EXIF orientation is honoured; of several frames, the current one is read.

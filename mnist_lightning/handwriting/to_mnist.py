@@ -118,7 +118,7 @@ def _check_size(digits: list[ink.Digit], pixels: Float, factor: int) -> None:
 
 
 def to_mnist(picture: Image.Image) -> NDArray[np.uint8] | None:
-    """Makes of the largest digit in a picture what MNIST would have made of it, as :func:`find_digits` does of all.
+    """Makes of a picture's main digit what MNIST would have made of it, as :func:`find_digits` does of all.
 
     Returns:
         uint8 (28, 28), bright ink on black, or None where there is no digit.

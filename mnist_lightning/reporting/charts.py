@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mnist_lightning.reporting.plots import shades
+
 Points = Sequence[tuple[float, float]]  # epoch, value
 History = Mapping[str, Points]
 
@@ -221,13 +223,13 @@ def matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> str:
     roomy, longest = len(classes) <= ROOMY, max(map(len, classes))
     cell, margin = 14 if not roomy else 30 if len(classes) > 6 else 44, 24 + LETTER * longest
     totals = np.maximum(counts.sum(1, keepdims=True), 1)
-    shares = np.sqrt(counts / totals)  # the square root shows a single mistake among a thousand images
+    shares = shades(counts)
     cells = [
         {
             "x": int(j * cell + margin),
             "y": int(i * cell + margin),
             "right": i == j,
-            "share": round(float(shares[i, j]) if i == j else min(1.0, 4 * float(shares[i, j])), 3),
+            "share": round(float(shares[i, j]), 3),
             "count": int(counts[i, j]) if roomy else "",
             "tip": f"{classes[i]} read as {classes[j]}: {counts[i, j]:,} of {counts[i].sum():,} "
             f"({counts[i, j] / totals[i, 0]:.1%})",

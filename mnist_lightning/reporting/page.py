@@ -1,6 +1,5 @@
 """The report of a test: one page to forward, with its plots and digits in it; it asks nothing of anywhere."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +33,16 @@ def write(folder: Path, tested: Tested) -> Path:
     drawn = _plots(tested)
     for name, svg in drawn.items():
         files.atomic_write(folder / f"{name}.svg", charts.alone(svg))
-    labels, classes = tested.dataset.tensors[1].numpy(), tested.model.classes
+    labels = tested.dataset.tensors[1].numpy()
     shown = plots.worst(labels, tested.probabilities, MISTAKES)
     page = charts.render(
         "report.html",
         title=_title(tested),
         results=tested.results,
         plots=drawn,
-        mistakes=[_picture(tested, classes, index) for index in shown.tolist()],
+        mistakes=[_picture(tested, index) for index in shown.tolist()],
         wrong=int((tested.probabilities.argmax(1) != labels).sum()),
-        pairs=_pairs(tested, classes),
+        pairs=_pairs(tested),
         records=[_facts(record) for record in tested.records],
     )
     path = folder / "report.html"
@@ -69,11 +68,11 @@ def _plots(tested: Tested) -> dict[str, str]:
     return {**drawn, "confusion_matrix": charts.matrix(counts, tested.model.classes)}
 
 
-def _pairs(tested: Tested, classes: Sequence[str]) -> list[dict[str, Any]]:
+def _pairs(tested: Tested) -> list[dict[str, Any]]:
     """The pairs of classes that were most often confused, with the images of which the net was surest."""
     labels, counts = tested.dataset.tensors[1].numpy(), np.array(tested.results["confusion_matrix"])
     said, sure = tested.probabilities.argmax(1), tested.probabilities.max(1)
-    found = []
+    classes, found = tested.model.classes, []
     for true, answer in pairs(counts):
         there = np.flatnonzero((labels == true) & (said == answer))
         examples = there[(-sure[there]).argsort(kind="stable")][:EXAMPLES]
@@ -83,16 +82,16 @@ def _pairs(tested: Tested, classes: Sequence[str]) -> list[dict[str, Any]]:
                 "answer": classes[answer],
                 "count": int(counts[true, answer]),
                 "of": int(counts[true].sum()),
-                "images": [_picture(tested, classes, index) for index in examples.tolist()],
+                "images": [_picture(tested, index) for index in examples.tolist()],
             }
         )
     return found
 
 
-def _picture(tested: Tested, classes: Sequence[str], index: int) -> dict[str, Any]:
+def _picture(tested: Tested, index: int) -> dict[str, Any]:
     """An image of the test set as the page shows it, with what was made of it."""
     image = tested.dataset.tensors[0][index].numpy()
-    answer = int(tested.probabilities[index].argmax())
+    answer, classes = int(tested.probabilities[index].argmax()), tested.model.classes
     return {
         "source": plots.data_url(plots.png(_thumb(image))),
         "colour": image.ndim == 3,

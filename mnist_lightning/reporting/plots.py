@@ -23,6 +23,7 @@ WRONG: Colour = (213, 94, 0)
 DIGIT = 84  # screen pixels of an image's longer side, more or less: three for each of MNIST's
 SMALL = 56  # the same, where a line of captions needs the room
 GAP = 8  # screen pixels between things
+COLUMNS = 8  # kernels in a row
 
 
 def digits(
@@ -95,7 +96,13 @@ def worst(labels: Array, probabilities: NDArray[np.float32], count: int) -> NDAr
     return wrong[order][:count]
 
 
-def confusion_matrix(counts: Array, classes: Sequence[str], cell: int = 46) -> Image.Image:
+def shades(counts: Array) -> Array:
+    """How strong the colour of each cell of a confusion matrix is, from 0 to 1: a single mistake can be seen."""
+    shares: Array = np.sqrt(counts / np.maximum(counts.sum(1, keepdims=True), 1))
+    return np.where(np.eye(len(counts), dtype=bool), shares, np.minimum(1, 4 * shares))
+
+
+def confusion_matrix(counts: Array, classes: Sequence[str], cell: int) -> Image.Image:
     """Draws a confusion matrix.
 
     Args:
@@ -112,8 +119,7 @@ def confusion_matrix(counts: Array, classes: Sequence[str], cell: int = 46) -> I
     draw = ImageDraw.Draw(plot)
     draw.text((left + side // 2, GAP), "predicted", INK, font(14), anchor="mt")
     draw.text((GAP, top - GAP), "true", INK, font(14), anchor="ls")
-    # the square root shows a single mistake among a thousand digits
-    shares = np.sqrt(counts / np.maximum(counts.sum(1, keepdims=True), 1))
+    shares = shades(counts)
     for i, name in enumerate(shown):
         middle = i * cell + cell // 2
         draw.text((left - GAP, top + middle), name, INK, naming, anchor="rm")
@@ -124,8 +130,7 @@ def confusion_matrix(counts: Array, classes: Sequence[str], cell: int = 46) -> I
             draw.text((left + middle, top - GAP), name, INK, naming, anchor="ms")
         for j in range(len(classes)):
             x, y = left + j * cell, top + i * cell
-            share = float(shares[i, j]) if i == j else min(1.0, 4 * float(shares[i, j]))
-            fill = mix(RIGHT if i == j else WRONG, share)
+            fill = mix(RIGHT if i == j else WRONG, float(shares[i, j]))
             draw.rectangle((x, y, x + cell - 2, y + cell - 2), fill=fill)
             if counts[i, j]:
                 ink = PAPER if sum(fill) < 420 else INK
@@ -133,24 +138,23 @@ def confusion_matrix(counts: Array, classes: Sequence[str], cell: int = 46) -> I
     return plot
 
 
-def weights(kernels: Array, columns: int = 8) -> Image.Image:
+def weights(kernels: Array) -> Image.Image:
     """Draws the weights of each neuron, or kernel, of a first layer: blue above 0, orange below.
 
     Args:
         kernels: float (N, H, W).
-        columns: Of them in a row.
     """
     kernels = np.nan_to_num(kernels, posinf=0, neginf=0)  # a net that exploded
     count, *sides = kernels.shape
     scale = max(1, 56 // max(sides))
     high, wide = (side * scale for side in sides)
-    rows = -(-count // columns)
-    plot = Image.new("RGB", (GAP + min(columns, count) * (wide + GAP), GAP + rows * (high + GAP)), PAPER)
+    rows = -(-count // COLUMNS)
+    plot = Image.new("RGB", (GAP + min(COLUMNS, count) * (wide + GAP), GAP + rows * (high + GAP)), PAPER)
     strength = np.abs(kernels) / np.maximum(np.abs(kernels).max((1, 2), keepdims=True), 1e-12)
     for index in range(count):
         above = Image.fromarray((kernels[index] > 0).astype(np.uint8) * 255)
         neuron = Image.composite(_blend(strength[index], RIGHT), _blend(strength[index], WRONG), above)
-        place = GAP + index % columns * (wide + GAP), GAP + index // columns * (high + GAP)
+        place = GAP + index % COLUMNS * (wide + GAP), GAP + index // COLUMNS * (high + GAP)
         plot.paste(neuron.resize((wide, high), 0), place)
     return plot
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from mnist_lightning import files
 from mnist_lightning.checkpoints.ensemble import Ensemble
 from mnist_lightning.checkpoints.read import Checkpoint
+from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.data.format import DIGITS
 from mnist_lightning.data.images import ImageDataset
 from mnist_lightning.model.base import BaseClassifier
@@ -34,15 +35,13 @@ class Tested(NamedTuple):
     probabilities: Probabilities
 
 
-def metrics(results: Mapping[str, Tensor], classes: Sequence[str], dataset: str, sha256: str) -> dict[str, Any]:
+def metrics(results: Mapping[str, Tensor], data: MNISTDataModule) -> dict[str, Any]:
     """Turns test results into plain values.
 
     Args:
         results: ``MNISTClassifier.test_results``: loss (nats) and accuracy, scalars; precision, recall and f1, float32
             (10,); confusion_matrix, int64 (10, 10), a row for each true digit, a column for each predicted one.
-        classes: The names of these ten, or of as many as there are.
-        dataset: What was tested on.
-        sha256: Its identity.
+        data: What was tested on; its classes are these ten, or as many as there are.
 
     Returns:
         What ``metrics.json`` holds. ``precision``, ``recall`` and ``f1`` are macro: the mean over the classes.
@@ -50,15 +49,15 @@ def metrics(results: Mapping[str, Tensor], classes: Sequence[str], dataset: str,
     confusion = results["confusion_matrix"]
     scores = {name: results[name] for name in ("precision", "recall", "f1")}
     return {
-        "dataset": dataset,
-        "sha256": sha256,
+        "dataset": data.dataset_name,
+        "sha256": data.test_sha256,
         "num_samples": int(confusion.sum()),
         "accuracy": results["accuracy"].item(),
         "loss": results["loss"].item(),
         **{name: values.mean().item() for name, values in scores.items()},
         "per_class": [
             {"class": name, **{score: values[place].item() for score, values in scores.items()}, "support": support}
-            for place, (name, support) in enumerate(zip(classes, confusion.sum(1).tolist(), strict=True))
+            for place, (name, support) in enumerate(zip(data.classes, confusion.sum(1).tolist(), strict=True))
         ],
         "confusion_matrix": confusion.tolist(),
     }
@@ -175,10 +174,8 @@ def _members_table(results: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def write_json(results: Mapping[str, Any], folder: Path) -> Path:
-    """Writes ``metrics.json`` into a folder, made if need be, and returns its path."""
+def write_json(results: Mapping[str, Any], folder: Path) -> None:
+    """Writes ``metrics.json`` into a folder, made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "metrics.json"
     content = {**results, "loss": finite(results["loss"])}
-    files.atomic_write(path, json.dumps(content, indent=2) + "\n")
-    return path
+    files.atomic_write(folder / "metrics.json", json.dumps(content, indent=2) + "\n")

@@ -51,11 +51,6 @@ class BestCheckpoint(callbacks.ModelCheckpoint):
             save_on_train_epoch_end=True,  # after the schedule's step, so that training can be resumed from it
         )
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit" and trainer.is_global_zero:
-            Path(self.dirpath or "").parent.mkdir(parents=True, exist_ok=True)
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resumes with the best so far, in the run's folder as it is now, wherever it was when it was saved."""
         best, score = Path(self.dirpath or "", f"{self.filename}.ckpt"), state_dict["best_model_score"]

@@ -10,6 +10,7 @@ from helpers import ok, quiet_trainer, run_script, train_checkpoint
 from PIL import Image
 
 from mnist_lightning.checkpoints.ensemble import Ensemble
+from mnist_lightning.checkpoints.provenance import data_for
 from mnist_lightning.checkpoints.read import load_classifier, read_checkpoint
 from mnist_lightning.data.augment import Distortion
 from mnist_lightning.data.datamodule import MNISTDataModule
@@ -202,7 +203,7 @@ def test_a_checkpoint_of_colours_is_exported_and_answers_as_itself(tmp_path):
     folder = write(tmp_path / "colour", "colour", ["ash", "beech", "old cedar"])
     checkpoint = read_checkpoint(train_named(tmp_path / "a.ckpt", folder))
     deploy = pytest.importorskip("mnist_lightning.deploy.export", exc_type=ImportError)  # it may have been torn off
-    exported = deploy.export(checkpoint, "pt2", MNISTDataModule(str(folder)))
+    exported = deploy.export(checkpoint, "pt2", data_for(checkpoint))
     assert exported.about["images"] == "(N, 64, 64, 3), uint8 from 0 to 255"
     assert json.loads(exported.about["labels"]) == ["ash", "beech", "old cedar"]
 

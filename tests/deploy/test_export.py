@@ -4,6 +4,7 @@ import importlib.util
 import json
 import resource
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from helpers import ROOT, Evil, make_digits, ok, refused, run_script, train_checkpoint
 
+from mnist_lightning.checkpoints.provenance import data_for
 from mnist_lightning.checkpoints.read import load_classifier, read_checkpoint
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.data.format import FILES, find
@@ -49,9 +51,22 @@ def simple(checkpoints, tmp_path):
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def data(dataset):
-    return MNISTDataModule(str(dataset))
+    data = MNISTDataModule(str(dataset))
+    data.setup("test")
+    return data
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoints, data, tmp_path_factory):
+    """The file of a net in a format, made when it is first asked for."""
+    folder = tmp_path_factory.mktemp("exported")
+
+    def file(net, format):
+        return export(read_checkpoint(checkpoints[net]), format, data, folder / f"{net}{SUFFIXES[format]}").path
+
+    return cache(file)
 
 
 def run(path, images):
@@ -75,13 +90,11 @@ def agrees(path, checkpoint, images, given=None):
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("format", EVERY_FORMAT)
 def test_every_net_in_every_format_answers_as_its_checkpoint_for_any_number_of_images(
-    checkpoints, data, tmp_path, format, net
+    checkpoints, exported, format, net
 ):
-    path = tmp_path / f"net{SUFFIXES[format]}"
-    export(read_checkpoint(checkpoints[net]), format, data, path)
     images, _ = make_digits(30, seed=9)
     for count in (0, 1, 30):
-        agrees(path, checkpoints[net], images[:count])
+        agrees(exported(net, format), checkpoints[net], images[:count])
 
 
 @pytest.mark.parametrize("format", EVERY_FORMAT)
@@ -113,32 +126,29 @@ def test_the_script_writes_beside_the_checkpoint_over_an_older_export_and_says_w
 
 
 @pytest.mark.parametrize("format", EVERY_FORMAT)
-def test_a_file_names_no_folder_of_the_machine_that_made_it(checkpoints, data, tmp_path, format):
-    path = export(read_checkpoint(checkpoints["deslanted"]), format, data, tmp_path / f"it{SUFFIXES[format]}").path
+def test_a_file_names_no_folder_of_the_machine_that_made_it(exported, format):
+    path = exported("deslanted", format)
     contents = [path.read_bytes()]
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             contents = [archive.read(name) for name in archive.namelist()]
     for content in contents:
-        for folder in (ROOT, Path(torch.__file__).parent, tmp_path):
+        for folder in (ROOT, Path(torch.__file__).parent, path.parent):
             assert str(folder).encode() not in content
 
 
-def test_a_file_says_what_it_is(checkpoints, data, tmp_path):
-    export(read_checkpoint(checkpoints["simple"]), "torchscript", data, tmp_path / "net.pt")
-    export(read_checkpoint(checkpoints["simple"]), "pt2", data, tmp_path / "net.pt2")
+def test_a_file_says_what_it_is(exported):
     told = {"images": "", "labels": ""}
-    torch.jit.load(tmp_path / "net.pt", _extra_files=told)
+    torch.jit.load(exported("simple", "torchscript"), _extra_files=told)
     assert json.loads(told["labels"]) == list("0123456789")
     assert b"uint8 from 0 to 255 or float32 from 0 to 1" in told["images"]
     told = {"checked_on": ""}
-    torch.export.load(tmp_path / "net.pt2", extra_files=told)
+    torch.export.load(exported("simple", "pt2"), extra_files=told)
     assert told["checked_on"] == "100 test images of digits"
     if HAVE_ONNX:
         import onnxruntime
 
-        export(read_checkpoint(checkpoints["simple"]), "onnx", data, tmp_path / "net.onnx")
-        session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+        session = onnxruntime.InferenceSession(exported("simple", "onnx"))
         assert json.loads(session.get_modelmeta().custom_metadata_map["labels"]) == list("0123456789")
         (images,), (probabilities,) = session.get_inputs(), session.get_outputs()
         assert (images.name, images.type, images.shape) == ("images", "tensor(uint8)", ["N", 28, 28])
@@ -157,7 +167,8 @@ def real(mnist, tmp_path_factory):
 
 @pytest.mark.parametrize("format", EVERY_FORMAT)
 def test_an_export_agrees_on_1000_real_digits(mnist, real, format):
-    exported = export(read_checkpoint(real), format, MNISTDataModule(str(mnist)))
+    checkpoint = read_checkpoint(real)
+    exported = export(checkpoint, format, data_for(checkpoint, str(mnist)))
     assert exported.about["checked_on"].startswith("1,000 test images")
     assert exported.difference < 1e-5
     images, labels = (read_idx(find(mnist, name))[:1000] for name in FILES[2:])

@@ -92,5 +92,5 @@ def train_and_test(run, dataset, *options, stop=0):
     cli.fit(run)
     training = cli.training
     data = cli.datamodule
-    results = report.metrics(cli.test(), data.classes, data.dataset_name, data.test_sha256)
+    results = report.metrics(cli.test(), data)
     report.write_json(results | {"training": training}, run / "test")
