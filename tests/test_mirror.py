@@ -30,9 +30,9 @@ FAULTS = {  # what a mirror can do, and what is said about it
     answers.promises_a_terabyte: LARGE,
 }
 SLOW = {
-    answers.says_nothing: "no answer within 1 s",
-    answers.stalls: "no answer within 1 s",
-    answers.stalls_halfway: "no answer within 1 s",
+    answers.says_nothing: "no answer within 0.25 s",
+    answers.stalls: "no answer within 0.25 s",
+    answers.stalls_halfway: "no answer within 0.25 s",
     answers.drips: "fewer than 1,000 bytes per second",
 }
 UNUSUAL = (answers.says_what_a_gz_is, answers.packs_what_may_be_packed, answers.small_chunks)
@@ -80,7 +80,7 @@ def test_a_bad_answer_is_told_and_the_next_mirror_gives_the_right_bytes(tmp_path
 
 @each(SLOW)
 def test_a_mirror_that_stalls_is_given_up(tmp_path, mirrors, monkeypatch, answer):
-    monkeypatch.setattr(mirror, "TIMEOUT", 1)
+    monkeypatch.setattr(mirror, "TIMEOUT", 0.25)
     mirrors.answers["bad"] = answer
     assert SLOW[answer] in fetch(tmp_path, mirrors["bad"])[mirrors["bad"]]
     del mirrors.answers["bad"]
@@ -88,7 +88,7 @@ def test_a_mirror_that_stalls_is_given_up(tmp_path, mirrors, monkeypatch, answer
 
 
 def test_after_a_mirror_that_stalls_the_next_one_gives_the_right_bytes(tmp_path, mirrors, monkeypatch):
-    monkeypatch.setattr(mirror, "TIMEOUT", 1)
+    monkeypatch.setattr(mirror, "TIMEOUT", 0.25)
     mirrors.answers["bad"] = answers.stalls_halfway
     assert not fetch(tmp_path, mirrors["bad"], mirrors["good"])
     assert mirrors.requests == [f"/bad/{NAME}", f"/good/{NAME}"]

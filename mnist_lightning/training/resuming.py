@@ -168,8 +168,8 @@ class CheckedStates(L.Callback):
                 trainer.should_stop = True
                 if not _is_resumed_in_its_folder(trainer):
                     raise UserError(
-                        f"{trainer.ckpt_path}: expected a patience of more than the {each.wait_count} validations that "
-                        f"the checkpoint has waited, got {patience}; raise --early_stopping.patience, or leave it out"
+                        f"{trainer.ckpt_path}: expected a patience of more than {each.wait_count}, the validations "
+                        f"that it has waited, got {patience}; raise --early_stopping.patience, or leave it out"
                     )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -23,6 +23,7 @@ from mnist_lightning.files import RUN_LOCK, RUN_RECORD, atomic_write, config_of,
 from mnist_lightning.training.callbacks import RunTimer
 
 LAST = Path("checkpoints", "last.ckpt")
+PATIENCE = 5  # seconds for a lock: who looks whether it is locked holds it for a moment
 # What makes two runs the same experiment; the rest is where it runs, for how long, and what it keeps. The data is what
 # its hash says, wherever it is.
 EXPERIMENT = ("seed_everything", "ema_decay")
@@ -212,7 +213,7 @@ def alone(logger: object) -> Iterator[None]:
     run.mkdir(parents=True, exist_ok=True)
     lock = FileLock(run / RUN_LOCK)
     try:
-        lock.acquire(timeout=5)  # who looks whether it is locked holds it for a moment
+        lock.acquire(timeout=PATIENCE)
     except Timeout as error:
         raise UserError(f"{run}: expected a run that has ended, but another process trains it; wait for it") from error
     try:

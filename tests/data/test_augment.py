@@ -176,14 +176,15 @@ def test_elastic_displacements_along_the_axes_have_nothing_to_do_with_each_other
     assert abs(torch.corrcoef(torch.stack([across, down]))[0, 1]) < 0.1
 
 
-@pytest.mark.parametrize("smoothness", [1e-3, 0.1, 0.5, 1.0, 100.0, 1e9])
-def test_every_smoothness_gives_images_or_is_refused(smoothness):
-    try:
-        result = distorted(noise(8), smoothness=smoothness, rotation=10.0, elastic=1.0)
-    except UserError as error:
-        assert "smoothness" in str(error)
-    else:
-        assert result.isfinite().all()
+@pytest.mark.parametrize("smoothness", [1.0, 2.0, 28.0])
+def test_every_smoothness_gives_images(smoothness):
+    assert distorted(noise(8), smoothness=smoothness, rotation=10.0, elastic=1.0).isfinite().all()
+
+
+@pytest.mark.parametrize("smoothness", [0.0, 1e-3, 0.5, 100.0, 1e9])
+def test_a_smoothness_that_would_blur_nothing_or_everything_is_refused(smoothness):
+    with pytest.raises(UserError, match=f"expected smoothness to be from 1 to 28, got {smoothness}"):
+        Distortion(elastic=1.0, smoothness=smoothness)
 
 
 @pytest.mark.parametrize("name", [*STRENGTHS, "smoothness"])
@@ -191,8 +192,3 @@ def test_every_smoothness_gives_images_or_is_refused(smoothness):
 def test_strengths_that_cannot_be_are_refused_by_their_names(name, value):
     with pytest.raises(UserError, match=rf"^expected {name} to be .*, got {value}; .*--data\.{name}$"):
         Distortion(**{name: value})
-
-
-def test_no_smoothness_is_refused():
-    with pytest.raises(UserError, match="expected smoothness to be from 1 to 28, got 0"):
-        Distortion(elastic=1.0, smoothness=0.0)

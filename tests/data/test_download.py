@@ -18,7 +18,7 @@ from mirrors import DEAD, not_found, right_bytes_late, serving, stalls_halfway_f
 
 from mnist_lightning.data import download
 from mnist_lightning.data.download import DEFAULT_DATA_DIR
-from mnist_lightning.data.format import FILES, DataError, find
+from mnist_lightning.data.format import FILES, DataError, find, is_complete
 from mnist_lightning.data.idx import read_idx
 from mnist_lightning.errors import UserError
 from mnist_lightning.mirror import DownloadError
@@ -251,10 +251,13 @@ def test_a_folder_the_user_named_without_the_files_is_an_error_that_names_it(tmp
 def test_the_current_folder_can_be_the_data_folder(tmp_path, mirrors, monkeypatch, source):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    try:
-        download.fetch(".", source, [mirrors["first"]])
-    except DataError:
-        assert source == "auto"  # it is not the default folder, and empty
+    if source == "auto":  # it is not the default folder, and empty
+        with pytest.raises(DataError):
+            download.fetch(".", source, [mirrors["first"]])
+    folder = tmp_path / ("here-sample" if source == "sample" else "here")
+    if source != "auto":
+        assert download.fetch(".", source, [mirrors["first"]]).resolve() == folder
+        assert is_complete(folder)
 
 
 # --- the offline sample -----------------------------------------------------------------------------------------------

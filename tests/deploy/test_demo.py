@@ -3,12 +3,10 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 from contextlib import contextmanager
 
 import pytest
-from helpers import CHROMIUM, CHROMIUM_FLAGS, ROOT, refused, run_script, save_classifier
+from helpers import CHROMIUM, CHROMIUM_FLAGS, ROOT, Script, refused, run_script, save_classifier
 
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.deploy.server import Server
@@ -37,17 +35,14 @@ def untrained(tmp_path_factory):
 
 @contextmanager
 def demo(checkpoint, *options, env=None):
-    """Runs scripts/demo.py at a free port, and gives the process and its address."""
-    command = [sys.executable, ROOT / "scripts" / "demo.py", checkpoint, "--port", "0", *options]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=checkpoint.parent, env=env, **pipes) as process:
-        try:
-            line = process.stdout.readline()
-            address = re.search(r"http://\d+\.\d+\.\d+\.\d+:\d+\S*", line)
-            assert address, line + process.stderr.read()
-            yield process, address[0]
-        finally:
-            process.kill()
+    """Runs scripts/demo.py at a free port, and gives that and its address."""
+    script = Script("demo.py", checkpoint, "--port", 0, *options, cwd=checkpoint.parent, env=env, real=env is not None)
+    try:
+        address = re.search(r"http://\d+\.\d+\.\d+\.\d+:\d+\S*\n", script.wait_for(r"http://\S+\n").printed)
+        assert address, script.result()
+        yield script, address[0].rstrip()
+    finally:
+        script.kill()
 
 
 @pytest.fixture(scope="module")
@@ -145,29 +140,30 @@ def test_a_1_is_drawn_and_read(browser, readers_page, pointer):
         assert not page.locator("canvas").evaluate(ink)
 
 
-def end(process, signum):
+def end(script, signum):
     """Sends a signal and returns the exit code; it has nothing more to say."""
-    process.send_signal(signum)
-    assert process.communicate(timeout=60) == ("", "")
-    return process.returncode
+    said = script.printed
+    result = script.send_signal(signum).result()
+    assert (result.stdout, result.stderr) == (said, "")
+    return result.returncode
 
 
 def test_nothing_comes_from_another_machine(untrained, browser, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(WATCH.format(log=str(tmp_path / "log")))
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    with demo(untrained, env=env) as (process, address), visit(browser, address) as (page, requests):
+    with demo(untrained, env=env) as (script, address), visit(browser, address) as (page, requests):
         with drawn(page, [(0.3, 0.3), (0.7, 0.7)]):
             page.wait_for_selector("#answer img")
         page.wait_for_load_state("networkidle")
-        assert end(process, signal.SIGTERM) == -signal.SIGTERM  # though the page is open
+        assert end(script, signal.SIGTERM) == -signal.SIGTERM  # though the page is open
     assert f"{address}/page.css" in "\n".join(requests)
     assert [url for url in requests if not url.startswith((f"{address}/", "data:", "blob:"))] == []
     assert not (tmp_path / "log").exists(), (tmp_path / "log").read_text()
 
 
 def test_ctrl_c_ends_it_while_a_page_is_open(untrained, browser):
-    with demo(untrained) as (process, address), visit(browser, address):
-        assert end(process, signal.SIGINT) == 130
+    with demo(untrained) as (script, address), visit(browser, address):
+        assert end(script, signal.SIGINT) == 130
 
 
 def test_what_it_cannot_use_it_says_in_a_line(untrained, tmp_path):

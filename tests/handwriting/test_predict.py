@@ -139,9 +139,11 @@ def test_no_damage_to_a_file_ends_in_a_traceback(folder, suffix, tmp_path):
         damaged = whole.copy()
         damaged[random.integers(0, len(whole), 1 + number % 4)] = random.integers(0, 256)
         (tmp_path / f"{number:02}.{suffix}").write_bytes(damaged[: len(whole) - number % 3 * 20].tobytes())
-    for picture in read([str(tmp_path)]):
+    pictures = list(read([str(tmp_path)]))
+    for picture in pictures:
         assert picture.image is None or picture.image.shape == (28, 28)
         assert picture.error is None or "\n" not in picture.error
+    assert {picture.error is None for picture in pictures} == {False, True}
 
 
 def test_ten_thousand_images_are_one_answer_each(folder, tmp_path):

@@ -21,10 +21,13 @@ def test_distortions_are_drawn_as_the_flags_of_train_say(dataset, tmp_path):
 
 
 def test_of_few_images_all_are_drawn(tmp_path):
-    few = write_dataset(tmp_path / "few", train=4, test=1)
-    ok(run_script("distortions.py", "--data_dir", few, "--output", "few.png", cwd=tmp_path))
-    with Image.open(tmp_path / "few.png") as plot:
-        assert plot.width > 0
+    widths = []
+    for count in (4, 5):
+        few = write_dataset(tmp_path / f"{count}", train=count, test=1)
+        ok(run_script("distortions.py", "--data_dir", few, "--output", "few.png", cwd=tmp_path))
+        with Image.open(tmp_path / "few.png") as plot:
+            widths.append(plot.width)
+    assert 4 * 28 < widths[0] < widths[1]
 
 
 def test_data_that_is_not_there_is_a_line_that_names_no_option_of_other_scripts(tmp_path):

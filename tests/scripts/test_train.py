@@ -183,16 +183,9 @@ def test_help_is_short_and_help_all_leaves_nothing_out(tmp_path):
     assert "--trainer.profiler" in whole
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--model.hiden", "[3]"], ["did you mean --model.hidden?"]),
-        (["--data.data_dir", "none"], ["none", "no such folder", "give as data_dir a folder"]),
-    ],
-)
-def test_what_cannot_be_ends_in_a_line_and_leaves_nothing(dataset, tmp_path, options, words):
-    script = Script("train.py", "--data.data_dir", dataset, *options, cwd=tmp_path, real=True)
-    refused(script.result(), *words)
+def test_what_cannot_be_ends_in_a_line_and_leaves_nothing(tmp_path):
+    script = Script("train.py", "--data.data_dir", "none", cwd=tmp_path, real=True)
+    refused(script.result(), "none", "no such folder", "give as data_dir a folder")
     assert not list(tmp_path.iterdir())
 
 

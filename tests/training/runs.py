@@ -14,6 +14,7 @@ from mnist_lightning.training.cli import MNISTCLI
 
 OPTIONS = ("--data.batch_size=16", "--model.dropout=0.3", "--steps_per_execution=8", "--accelerator=cpu")
 OPTIONS += ("--model.hidden=[400,200]", "--model.step_size=20", "--checkpoint.every_n_steps=10")
+LIGHT = ("--model.hidden=[32]", "--plots.every_n_epochs=0")  # for runs of which nobody has to hit a moment
 LAST = "checkpoints/last.ckpt"
 
 

@@ -35,10 +35,8 @@ COMMANDS = [
     *(
         (f"max_epochs=2 {name}={value}", options(**{name: value}))
         for name, value in (
-            ("limit_train_batches", 100),
             ("limit_train_batches", 1),
             ("limit_train_batches", 1.0),
-            ("limit_train_batches", 0.5),
             ("limit_val_batches", 0),
             ("overfit_batches", 3),
             ("val_check_interval", 4),
@@ -60,12 +58,9 @@ COMMANDS = [
             "logger=false",
             "logger=CSVLogger logger.save_dir=csv",
             "barebones=true",
-            "callbacks=LearningRateMonitor",
-            "callbacks=DeviceStatsMonitor callbacks.cpu_stats=false",
-            "callbacks=TQDMProgressBar",
-            "callbacks=RichProgressBar",
-            "callbacks=ModelSummary callbacks.max_depth=2",
-            "callbacks=RichModelSummary",
+            "callbacks=LearningRateMonitor callbacks+=DeviceStatsMonitor callbacks.cpu_stats=false "
+            "callbacks+=TQDMProgressBar callbacks+=ModelSummary callbacks.max_depth=2",
+            "callbacks=RichProgressBar callbacks+=RichModelSummary",
             "callbacks=ModelCheckpoint callbacks.every_n_train_steps=4",
             "callbacks=OnExceptionCheckpoint callbacks.dirpath=broken",
         )

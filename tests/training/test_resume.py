@@ -22,6 +22,7 @@ from runs import (
     DISTORTED,
     FIRST,
     LAST,
+    LIGHT,
     OPTIONS,
     StopsItself,
     assert_same_run,
@@ -38,6 +39,7 @@ from mnist_lightning.data.format import FILES, find
 from mnist_lightning.data.idx import read_idx
 from mnist_lightning.environment import git_commit
 from mnist_lightning.errors import UserError
+from mnist_lightning.training import run_folder
 from mnist_lightning.training.callbacks import RunTimer
 from mnist_lightning.training.cli import MNISTCLI
 from mnist_lightning.training.run_folder import is_run_of
@@ -45,9 +47,9 @@ from mnist_lightning.training.run_folder import is_run_of
 
 @pytest.fixture(scope="module")
 def whole(dataset, tmp_path_factory):
-    """The folder of a run of 50 epochs that nothing happened to."""
+    """The folder of a run of 24 epochs that nothing happened to."""
     cwd = tmp_path_factory.mktemp("whole")
-    finished(start(cwd, dataset, "--max_epochs=50"))
+    finished(start(cwd, dataset, "--max_epochs=24"))
     return cwd / "lightning_logs" / "version_0"
 
 
@@ -58,15 +60,15 @@ def saved(cwd):
 
 @pytest.mark.slow
 def test_a_run_killed_twenty_times_ends_as_if_it_had_not_been(dataset, tmp_path, whole):
-    options = ("--max_epochs=50", "--ckpt_path=last")
-    moments = random.Random(0)
-    reached = []
+    options = ("--max_epochs=24", "--ckpt_path=last")
+    training = json.loads((whole / "training.json").read_text())
+    epoch, moments, reached = training["seconds"] / training["epochs"], random.Random(0), []
     for _ in range(20):
         before = saved(tmp_path)
         script = start(tmp_path, dataset, *options, until="")
         while saved(tmp_path) == before and script.exit_code is None:
             time.sleep(0.001)
-        time.sleep(moments.uniform(0, 0.12))
+        time.sleep(moments.uniform(0, 0.6 * epoch))
         killed = script.send_signal(signal.SIGKILL).result()
         assert killed.returncode == -signal.SIGKILL, "it ended before it was killed: give it more epochs"
         reached += [state(run)["global_step"] for run in tmp_path.glob("lightning_logs/*") if (run / LAST).exists()]
@@ -78,7 +80,7 @@ def test_a_run_killed_twenty_times_ends_as_if_it_had_not_been(dataset, tmp_path,
 
 
 def test_a_run_asked_to_stop_saves_says_how_to_go_on_and_goes_on_exactly(dataset, tmp_path, whole):
-    code, out = stopped(start(tmp_path, dataset, "--max_epochs=50"), signal.SIGTERM)
+    code, out = stopped(start(tmp_path, dataset, "--max_epochs=24"), signal.SIGTERM)
     assert code == 143
     run = tmp_path / "lightning_logs" / "version_0"
     assert f"stopped by SIGTERM at optimizer step {state(run)['global_step']:,}" in out
@@ -257,7 +259,7 @@ def test_a_run_with_nothing_left_to_train_is_refused_and_leaves_no_folder(
 ):
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "lightning_logs" / "version_0"
-    given = (f"--data.data_dir={dataset}", *OPTIONS)
+    given = (f"--data.data_dir={dataset}", *OPTIONS, *LIGHT)
     MNISTCLI([*given, "--max_epochs=2"]).fit()
     shutil.copy(run / LAST, run / LAST.replace("last", "best"))  # the second epoch may not have been the best
     before = [(run / name).read_bytes() for name in (LAST, "config.yaml", "training.json")]
@@ -274,6 +276,7 @@ def test_a_run_that_another_process_trains_is_left_alone(dataset, tmp_path, monk
     options = (f"--data.data_dir={dataset}", *OPTIONS)
     MNISTCLI([*options, "--max_epochs=1"]).fit()
     before = {path: path.read_bytes() for path in run.rglob("*.*")}
+    monkeypatch.setattr(run_folder, "PATIENCE", 0.1)
     with (
         FileLock(run / ".lock"),
         pytest.raises(UserError, match="expected a run that has ended, but another process trains it; wait for it"),
@@ -296,7 +299,9 @@ def test_a_run_that_stopped_early_stays_so_until_its_patience_is_raised(dataset,
     MNISTCLI([*impatient, "--ckpt_path=last"]).fit()
     assert (run / LAST).read_bytes() == before
     assert json.loads((run / "training.json").read_text())["epochs"] == 2
-    with pytest.raises(UserError, match=r"a patience of more than the 1 epochs .* raise --early_stopping\.patience"):
+    with pytest.raises(
+        UserError, match=r"patience of more than 1, the validations .* raise --early_stopping\.patience"
+    ):
         MNISTCLI([*impatient, f"--ckpt_path={run / LAST}", "--data.batch_size=32"]).fit()
     assert list(run.parent.iterdir()) == [run]
     MNISTCLI([*options, "--early_stopping.patience=3", "--ckpt_path=last"]).fit()
@@ -312,7 +317,7 @@ def test_a_state_that_is_resumed_with_other_options_begins_a_run_that_can_be_rep
 ):
     monkeypatch.chdir(tmp_path)
     first, second, third = (tmp_path / "lightning_logs" / f"version_{number}" for number in range(3))
-    options = (f"--data.data_dir={dataset}", *OPTIONS)
+    options = (f"--data.data_dir={dataset}", *OPTIONS, *LIGHT)
     MNISTCLI([*options, "--max_epochs=1"]).fit()
     before = [(first / name).read_bytes() for name in (LAST, "config.yaml")]
     MNISTCLI([*options, option, "--max_epochs=2", f"--ckpt_path={first / LAST}"]).fit()
@@ -418,7 +423,7 @@ VALIDATED = ("--trainer.val_check_interval=7", "--steps_per_execution=auto")
 )
 def test_nothing_is_lost_where_a_run_is_stopped(dataset, tmp_path, options, stops, reached):
     def train(name, *callbacks):
-        cli = MNISTCLI([f"--data.data_dir={dataset}", *OPTIONS, "--max_epochs=2", *options])
+        cli = MNISTCLI([f"--data.data_dir={dataset}", *OPTIONS, *LIGHT, "--max_epochs=2", *options])
         cli.trainer.callbacks[:0] = callbacks
         cli.fit(tmp_path / name)
 
