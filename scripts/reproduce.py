@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mnist_lightning.checkpoints.runs import load_json
 from mnist_lightning.console.arguments import Arguments, one_line
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import atomic_write, load_json
+from mnist_lightning.files import atomic_write
 
 with one_line(extra="sweep"):
     from optuna.trial import FrozenTrial

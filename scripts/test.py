@@ -10,10 +10,10 @@ with importing():
 
     from mnist_lightning.checkpoints.provenance import data_for, provenance
     from mnist_lightning.checkpoints.read import load_ensemble, read_checkpoint
+    from mnist_lightning.checkpoints.runs import run_of, stands_for_run
     from mnist_lightning.console.messages import one_line_errors, trainer_errors
     from mnist_lightning.console.parser import Parser
     from mnist_lightning.data.download import Source
-    from mnist_lightning.files import run_of, stands_for_run
     from mnist_lightning.reporting import page, report
     from mnist_lightning.training.callbacks import StepProgressBar
     from mnist_lightning.training.cli import evaluate

@@ -15,10 +15,11 @@ with importing():
 
     from mnist_lightning.checkpoints.provenance import provenance
     from mnist_lightning.checkpoints.read import read_checkpoint
+    from mnist_lightning.checkpoints.runs import run_of
     from mnist_lightning.console.messages import one_line_errors
     from mnist_lightning.console.terminal import command, from_here
     from mnist_lightning.errors import UserError
-    from mnist_lightning.files import atomic_write, run_of
+    from mnist_lightning.files import atomic_write
     from mnist_lightning.reporting import charts, page, report
     from mnist_lightning.training.cli import MNISTCLI
 

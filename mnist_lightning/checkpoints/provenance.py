@@ -11,12 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from mnist_lightning.checkpoints.read import Checkpoint
+from mnist_lightning.checkpoints.runs import places
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.data.download import DEFAULT_DATA_DIR, Source, sample_dir
 from mnist_lightning.data.format import is_complete
 from mnist_lightning.data.images import ImageDataset
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import places
 
 # The SHA-256 of what --data.source download and sample give; and of the sample's test set
 MNIST = "06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16"

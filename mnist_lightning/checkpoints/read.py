@@ -13,9 +13,9 @@ import torch
 from lightning.pytorch.cli import LightningArgumentParser
 
 from mnist_lightning.checkpoints.ensemble import Ensemble
+from mnist_lightning.checkpoints.runs import checkpoint_of
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import checkpoint_of
 from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.model.nets import LAYERS
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mnist_lightning.checkpoints.read import Checkpoint
+from mnist_lightning.checkpoints.runs import load_json, run_of, stands_for_run
 from mnist_lightning.data.format import IMAGE_SHAPE
 from mnist_lightning.data.images import ImageDataset
 from mnist_lightning.deploy.explain import Kind, Neighbours, evidence, kind, seen, units
 from mnist_lightning.deploy.predict import sureness
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import load_json, run_of, stands_for_run
 from mnist_lightning.handwriting.to_image import find_images
 from mnist_lightning.handwriting.to_mnist import Found, TooSmallError
 from mnist_lightning.model.classifier import MNISTClassifier

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch import Trainer
 
-from mnist_lightning import files
+from mnist_lightning.checkpoints import runs
 from mnist_lightning.checkpoints.read import DATA, Checkpoint
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.model.classifier import MNISTClassifier
@@ -56,20 +56,20 @@ def record(checkpoint: Checkpoint) -> Record:
     Raises:
         CheckpointError: What it says of itself is not what it should be.
     """
-    run = files.run_of(checkpoint.path)
-    environment, training = (files.load_json(run / name) for name in ("environment.json", files.RUN_RECORD))
+    run = runs.run_of(checkpoint.path)
+    environment, training = (runs.load_json(run / name) for name in ("environment.json", runs.RUN_RECORD))
     history = checkpoint.history
     accuracies, losses = (dict(history.get(f"val/{name}", ())) for name in ("accuracy", "loss"))
     epoch = max((epoch for points in history.values() for epoch, _ in points), default=0)
     cut = checkpoint.contents.get("epoch") == epoch  # Lightning counts from 0, and goes on at an epoch's end
     figures = {"epoch": epoch, "accuracy": accuracies.get(epoch), "loss": finite(losses.get(epoch))}
     whole = _history(training.get("history")) or history  # of the epochs after this checkpoint's too
-    best, *_ = files.best_epoch(training | {"history": whole})
+    best, *_ = runs.best_epoch(training | {"history": whole})
     return Record(
-        str(run if files.stands_for_run(checkpoint.path) else checkpoint.path),
+        str(run if runs.stands_for_run(checkpoint.path) else checkpoint.path),
         checkpoint.path,
         {**checkpoint.model_options, **checkpoint.contents[DATA]},
-        _asked(files.config_of(run)),
+        _asked(runs.config_of(run)),
         environment,
         training,
         whole,
@@ -83,9 +83,9 @@ def record(checkpoint: Checkpoint) -> Record:
 def _asked(config: Mapping[str, Any]) -> dict[str, Any]:
     """Of a run's options those that are neither the model's nor the data's, and change what comes out."""
     usual = {name: each.default for name, each in inspect.signature(Trainer).parameters.items() if name not in SILENT}
-    given = files.part_of(config, "trainer")
+    given = runs.part_of(config, "trainer")
     found = {f"trainer.{name}": given[name] for name in usual if name in given and given[name] != usual[name]}
-    stopping = files.part_of(config, "early_stopping")
+    stopping = runs.part_of(config, "early_stopping")
     found["early_stopping.patience"] = patience = stopping.get("patience")
     found["early_stopping.min_delta"] = stopping.get("min_delta") if patience is not None else None
     found |= {name: config.get(name) for name in ("ema_decay", "ckpt_path")}
@@ -98,7 +98,7 @@ def _as_called(value: Any) -> Any:
         return ", ".join(str(_as_called(each)) for each in value)
     if not isinstance(value, dict) or "class_path" not in value:
         return value
-    given = {name: each for name, each in files.part_of(value, "init_args").items() if each is not None}
+    given = {name: each for name, each in runs.part_of(value, "init_args").items() if each is not None}
     return f"{value['class_path']}({', '.join(f'{name}={each!r}' for name, each in given.items())})"
 
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mnist_lightning.checkpoints.runs import RUN_LOCK, RUN_RECORD, best_epoch, config_of, is_locked, load_json
 from mnist_lightning.console.terminal import from_here
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import RUN_LOCK, RUN_RECORD, best_epoch, config_of, is_locked, load_json
 from mnist_lightning.sweeps.space import text
 
 # Options that change where a run is kept and what it shows, not what comes out

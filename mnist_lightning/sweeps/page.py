@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from mnist_lightning.files import RUN_RECORD, atomic_write, load_json
+from mnist_lightning.checkpoints.runs import RUN_RECORD, load_json
+from mnist_lightning.files import atomic_write
 from mnist_lightning.sweeps.compare import short
 from mnist_lightning.sweeps.results import Row, brief, outcome, rank
 from mnist_lightning.sweeps.space import Sweep, text

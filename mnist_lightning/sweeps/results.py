@@ -15,7 +15,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from mnist_lightning.files import atomic_write, load_json
+from mnist_lightning.checkpoints.runs import load_json
+from mnist_lightning.files import atomic_write
 from mnist_lightning.sweeps.compare import TESTED, short
 from mnist_lightning.sweeps.space import Sweep, text
 

@@ -14,8 +14,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
+from mnist_lightning.checkpoints.runs import RUN_RECORD, load_json
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import RUN_RECORD, load_json
 from mnist_lightning.sweeps import study as store
 from mnist_lightning.sweeps.results import as_row, rank
 from mnist_lightning.sweeps.study import Plan

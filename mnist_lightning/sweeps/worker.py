@@ -30,10 +30,10 @@ with importing():
 
     from mnist_lightning.checkpoints.provenance import provenance
     from mnist_lightning.checkpoints.read import read_checkpoint
+    from mnist_lightning.checkpoints.runs import RUN_RECORD, best_epoch, load_json
     from mnist_lightning.console.messages import one_line_errors, trainer_errors
     from mnist_lightning.data.datamodule import MNISTDataModule
     from mnist_lightning.errors import UserError
-    from mnist_lightning.files import RUN_RECORD, best_epoch, load_json
     from mnist_lightning.reporting import page, report
     from mnist_lightning.sweeps import study as store
     from mnist_lightning.sweeps.compare import TESTED

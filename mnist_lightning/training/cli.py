@@ -15,13 +15,13 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from torch import Tensor
 
 from mnist_lightning.checkpoints.read import Checkpoint, read_checkpoint
+from mnist_lightning.checkpoints.runs import config_of, places, run_of
 from mnist_lightning.console.messages import begin_loggers, class_errors, trainer_errors
 from mnist_lightning.console.parser import Parser, Seed
 from mnist_lightning.console.terminal import command
 from mnist_lightning.data.datamodule import MNISTDataModule
 from mnist_lightning.data.format import is_complete
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import config_of, places, run_of
 from mnist_lightning.model.base import BaseClassifier
 from mnist_lightning.model.classifier import MNISTClassifier
 from mnist_lightning.model.nets import sizes

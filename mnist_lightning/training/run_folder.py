@@ -16,10 +16,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from mnist_lightning.checkpoints.read import Checkpoint
+from mnist_lightning.checkpoints.runs import RUN_LOCK, RUN_RECORD, config_of, load_json, part_of, run_of
 from mnist_lightning.data.datamodule import data_of
 from mnist_lightning.environment import environment
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import RUN_LOCK, RUN_RECORD, atomic_write, config_of, load_json, part_of, run_of
+from mnist_lightning.files import atomic_write
 from mnist_lightning.training.callbacks import RunTimer
 
 LAST = Path("checkpoints", "last.ckpt")

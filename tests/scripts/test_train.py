@@ -11,10 +11,10 @@ import torch
 import yaml
 from helpers import ROOT, Script, ok, refused, run_script, scalars, write_dataset
 
+from mnist_lightning.checkpoints.runs import RUN_RECORD
 from mnist_lightning.data.format import FILES
 from mnist_lightning.data.idx import read_idx, write_idx
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import RUN_RECORD
 from mnist_lightning.training.cli import MNISTCLI
 
 

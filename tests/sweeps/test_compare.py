@@ -16,7 +16,7 @@ from filelock import FileLock
 from helpers import ROOT, ok, refused, run_script
 
 from mnist_lightning.checkpoints.read import read_checkpoint
-from mnist_lightning.files import RUN_LOCK, RUN_RECORD
+from mnist_lightning.checkpoints.runs import RUN_LOCK, RUN_RECORD
 from mnist_lightning.reporting import report
 from mnist_lightning.reporting.records import record as reported
 from mnist_lightning.sweeps import compare

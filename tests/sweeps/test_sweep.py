@@ -19,8 +19,8 @@ import torch
 import yaml
 from helpers import ROOT, Script, refused, run_script, write_dataset
 
+from mnist_lightning.checkpoints.runs import RUN_RECORD
 from mnist_lightning.errors import UserError
-from mnist_lightning.files import RUN_RECORD
 from mnist_lightning.sweeps import compare, page, results, worker
 from mnist_lightning.sweeps import study as store
 from mnist_lightning.sweeps.space import Sweep
