@@ -28,11 +28,12 @@ settings.load_profile("no deadline")
 
 
 # Files that take longest, which begin first: else one process is left with them at the end
-LONGEST = ["sweep", "resume", "reproduce", "processes", "house", "benchmark", "chunks", "export", "demo", "train"]
+LONGEST = ["sweep", "resume", "reproduce", "processes", "chunks", "train", "house", "export", "benchmark", "demo"]
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
+    names = [f"test_{name}" for name in LONGEST]
+    items.sort(key=lambda item: names.index(item.path.stem) if item.path.stem in names else len(names))
 
 
 def pytest_collection_finish():

@@ -61,8 +61,8 @@ def axis(values: Sequence[float], start: float, end: float, log: bool | None = N
     )
 
 
-def write(folder: Path, results: Mapping[str, Any], sweep: Sweep) -> Path:
-    """Writes ``results.html`` into the folder of a sweep, and returns its path."""
+def write(folder: Path, results: Mapping[str, Any], sweep: Sweep) -> None:
+    """Writes ``results.html`` into the folder of a sweep."""
     rows = sorted(results["trials"], key=rank)
     compared = [row for row in rows if row["state"] == "complete"]
     best = compared[0] if compared else None
@@ -94,7 +94,6 @@ def write(folder: Path, results: Mapping[str, Any], sweep: Sweep) -> Path:
         words=re.split(r" (?=--)", results["command"] or ""),
     )
     atomic_write(folder / "results.html", page)
-    return folder / "results.html"
 
 
 def label(row: Row) -> str:
