@@ -159,9 +159,11 @@ def ensemble_error(runs: Sequence[Path]) -> float:
 
         from mnist_lightning.checkpoints.provenance import data_for
         from mnist_lightning.checkpoints.read import load_ensemble, read_checkpoint
+        from mnist_lightning.console.messages import quiet
         from mnist_lightning.training.cli import evaluate
         from mnist_lightning.training.run_folder import LAST
 
+    quiet()
     members = [read_checkpoint(run / LAST) for run in runs]
     trainer = Trainer(devices=1, logger=False, enable_model_summary=False, enable_progress_bar=False)
     return 100 * (1 - float(evaluate(trainer, load_ensemble(members), data_for(members[0]))["accuracy"]))

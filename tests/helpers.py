@@ -138,9 +138,11 @@ class Script:
         return Path(self._out.name).read_text()
 
     def wait_for(self, pattern):
-        """Waits until it has printed that, or has ended."""
+        """Waits until it has printed that, or has ended; or for two minutes, as :meth:`result` does."""
+        end = time.monotonic() + 120
         while self.exit_code is None and not re.search(pattern, self.printed):
             time.sleep(0.001)
+            assert time.monotonic() < end, f"{self.args} has not printed {pattern} within 120 s, but {self.printed}"
         return self
 
     def send_signal(self, signum):

@@ -38,9 +38,9 @@ def demo(checkpoint, *options, env=None):
     """Runs scripts/demo.py at a free port, and gives that and its address."""
     script = Script("demo.py", checkpoint, "--port", 0, *options, cwd=checkpoint.parent, env=env, real=env is not None)
     try:
-        address = re.search(r"http://\d+\.\d+\.\d+\.\d+:\d+\S*\n", script.wait_for(r"http://\S+\n").printed)
+        address = re.search(r"http://\d+\.\d+\.\d+\.\d+:\d+\S*", script.wait_for(r"http://.*\n").printed)
         assert address, script.result()
-        yield script, address[0].rstrip()
+        yield script, address[0]
     finally:
         script.kill()
 
