@@ -23,7 +23,6 @@ FLOAT32 = 1e39  # more than any float32 but infinity, which can't be drawn
 BANDS = 120  # places across a chart whose values can be asked for; more could not be hit
 NAMED = 4  # lines that have room for their names; of more the range is said
 LETTER = 7  # width of one, in a plot's own pixels
-
 SAID = 310, 480  # what is said below a matrix is as wide as that; of longer names the end is cut off
 ROOMY = 12  # classes whose counts can be read in the cells of a matrix
 
@@ -222,8 +221,7 @@ def matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> str:
     """
     roomy, longest = len(classes) <= ROOMY, max(map(len, classes))
     cell, margin = 14 if not roomy else 30 if len(classes) > 6 else 44, 24 + LETTER * longest
-    totals = np.maximum(counts.sum(1, keepdims=True), 1)
-    shares = shades(counts)
+    totals, shares = np.maximum(counts.sum(1, keepdims=True), 1), shades(counts)
     cells = [
         {
             "x": int(j * cell + margin),

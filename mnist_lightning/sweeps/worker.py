@@ -51,7 +51,7 @@ class Parsed(MNISTCLI):
     """A command line that was read, and nothing built of it."""
 
     def before_instantiate_classes(self) -> None:
-        self._find_data()
+        pass
 
     def instantiate_classes(self) -> None:
         pass

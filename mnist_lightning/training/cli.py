@@ -28,7 +28,7 @@ from mnist_lightning.model.nets import sizes
 from mnist_lightning.training.callbacks import Answers, MovingAverage, RunHeader, RunTimer, StepProgressBar
 from mnist_lightning.training.checkpointing import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, Stopped
 from mnist_lightning.training.chunks import StepsPerExecution
-from mnist_lightning.training.options import add_run_options, check_callbacks, check_effects, check_flags
+from mnist_lightning.training.options import add_run_options, as_list, check_callbacks, check_effects, check_flags
 from mnist_lightning.training.resuming import RESUMABLE, CheckedStates, check_resumable, one_line_until_it_trains
 from mnist_lightning.training.run_folder import (
     LAST,
@@ -83,8 +83,6 @@ class MNISTCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         assert isinstance(parser, Parser)
         add_run_options(parser)
-        for name in ("model", "data", "trainer", "checkpoint", "plots"):
-            parser.drop_group_option(name)
         for name in ("image_shape", "classes", "permute_pixels"):  # so the data is read before the run has a folder
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
 
@@ -93,12 +91,11 @@ class MNISTCLI(LightningCLI):
         model.hidden, model.channels = sizes(model.net, model.hidden, model.channels)
         model.betas = list(model.betas)
         check_effects(self.config)
-        self._find_data()
 
-    def _find_data(self) -> None:
-        """Finds the data of a run's config.yaml, which may be repeated from any folder."""
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        super().parse_arguments(parser, args)
         data = self.config.data
-        if data.sha256:
+        if data.sha256:  # a run's config.yaml, which may be repeated from any folder
             data.data_dir = str(next(filter(is_complete, places(data.data_dir, *self._configs)), data.data_dir))
 
     def instantiate_classes(self) -> None:
@@ -108,8 +105,8 @@ class MNISTCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init.trainer
         check_flags(config)
-        check_callbacks(_as_list(config.callbacks))
-        first, *_ = [*_as_list(config.logger), None]
+        check_callbacks(as_list(config.callbacks))
+        first, *_ = [*as_list(config.logger), None]
         # Each run has a folder, with a TensorBoardLogger that fit makes when it knows it; other loggers come beside.
         off = first is False or config.fast_dev_run or config.barebones
         self._own_logger = not (off or isinstance(first, TensorBoardLogger))
@@ -120,8 +117,8 @@ class MNISTCLI(LightningCLI):
         with trainer_errors():
             steps = StepsPerExecution(self.config_init.steps_per_execution)
             trainer = super().instantiate_trainer(
-                callbacks=[steps, CheckedStates(), *_as_list(config.callbacks), *self._callbacks(config)],
-                plugins=[*_as_list(config.plugins), AtomicCheckpointIO()],
+                callbacks=[steps, CheckedStates(), *as_list(config.callbacks), *self._callbacks(config)],
+                plugins=[*as_list(config.plugins), AtomicCheckpointIO()],
                 **kwargs,
             )
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):  # what it trained stays in its processes
@@ -135,7 +132,7 @@ class MNISTCLI(LightningCLI):
         validates = len(self.datamodule.val_set) > 0 and config.limit_val_batches != 0
         plots = self.config_init.plots
         patience, delta = self.config_init.early_stopping.patience, self.config_init.early_stopping.min_delta
-        has_bar = any(isinstance(each, ProgressBar) for each in _as_list(config.callbacks))
+        has_bar = any(isinstance(each, ProgressBar) for each in as_list(config.callbacks))
         return [
             *([MovingAverage(decay)] if (decay := self.config_init.ema_decay) is not None else []),
             *([EarlyStopping("val/loss", delta, patience)] if patience is not None else []),
@@ -161,7 +158,7 @@ class MNISTCLI(LightningCLI):
         root = Path(self.trainer.default_root_dir if self.config.trainer.default_root_dir else "", "lightning_logs")
         path = run / LAST if run and (run / LAST).is_file() else self.config.ckpt_path
         checkpoint = self._checkpoint(path, root)
-        self._check_folder(run_of(checkpoint.path) if checkpoint else None)
+        self._check_folder(checkpoint)
         begin_loggers(self.trainer.loggers)
         if self._own_logger:
             if checkpoint and resumes_its_run(checkpoint.path, self.plain_config):
@@ -181,12 +178,11 @@ class MNISTCLI(LightningCLI):
                 print(f"\n{stop} at optimizer step {self.trainer.global_step:,}; to resume:\n  {resume}")
             raise SystemExit(128 + stop.signum) from None
 
-    def _check_folder(self, resumed: Path | None) -> None:
-        """Refuses to write over another run than the resumed one, where the folder is the user's choice."""
-        saves = self.config_init.checkpoint in self.trainer.callbacks  # type: ignore[attr-defined]
+    def _check_folder(self, resumed: Checkpoint | None) -> None:
+        """Refuses to write over another run than the one that is resumed, where the folder is the user's choice."""
+        saves = not self._own_logger and self.config_init.checkpoint in self.trainer.callbacks  # type: ignore[attr-defined]
         folder = Path(self.trainer.log_dir or "")
-        its_own = resumed is not None and folder.resolve() == resumed.resolve()
-        if saves and not self._own_logger and not its_own and (folder / LAST).is_file():
+        if saves and (folder / LAST).is_file() and not (resumed and run_of(resumed.path).samefile(folder)):
             other = "logger.version" if self.trainer.loggers else "default_root_dir"
             raise UserError(f"{folder}: expected a new folder, got another run's; give another --trainer.{other}")
 
@@ -241,10 +237,6 @@ class MNISTCLI(LightningCLI):
             if isinstance(callback, LastCheckpoint) and callback.path.is_file():
                 return callback.path
         return None
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def evaluate(

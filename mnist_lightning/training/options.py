@@ -105,3 +105,10 @@ def add_run_options(parser: Parser) -> None:
     )
     parser.add_class_arguments(LastCheckpoint, "checkpoint")
     parser.add_class_arguments(TensorBoardPlots, "plots")
+    for name in ("model", "data", "trainer", "checkpoint", "plots"):
+        parser.drop_group_option(name)
+
+
+def as_list(value: Any) -> list[Any]:
+    """What an option that takes one or several was given; nothing, where it was none."""
+    return value if isinstance(value, list) else [] if value is None else [value]
