@@ -170,16 +170,20 @@ def _become(args, cwd, env, streams, real, max_file_size):
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_size, max_file_size))
     if real:
         os.execve(sys.executable, [sys.executable, *args], env)
+    subprocess.Popen = _Popen
+    try:
+        _run(args, env, str(Path(args[0]).parent), *filter(None, env.get("PYTHONPATH", "").split(":")))
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing leaves them out
+
+
+def _run(args, env, *path):
+    """Runs a file in this process, as a Python with this environment would that looks for modules there first."""
     os.environ.clear()
     os.environ.update(env)
     sys.stdout = os.fdopen(1, "w", closefd=False)  # the server's may be a terminal's
-    sys.argv, sys.path[0] = args, str(Path(args[0]).parent)
-    sys.path[1:1] = filter(None, env.get("PYTHONPATH", "").split(":"))
-    subprocess.Popen = _Popen
-    try:
-        runpy.run_path(args[0], run_name="__main__")
-    finally:
-        atexit._run_exitfuncs()  # multiprocessing leaves them out
+    sys.argv, sys.path[:1] = args, path
+    runpy.run_path(args[0], run_name="__main__")
 
 
 class _Popen(subprocess.Popen):
@@ -196,14 +200,10 @@ def _work(command, env):
     _, _, _, module, *args = command
     os.closerange(3, 1024)  # the script's own, and the pipe in which Popen waits for a new Python
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.environ.clear()
-    os.environ.update(env)
-    sys.stdin, sys.stdout = (os.fdopen(number, mode, closefd=False) for number, mode in enumerate("rw"))
-    path = sys.modules[module].__file__
-    sys.argv, sys.path[:1] = [path, *args], []
+    sys.stdin = os.fdopen(0, closefd=False)
     code = 0
     try:
-        runpy.run_path(path, run_name="__main__")
+        _run([sys.modules[module].__file__, *args], env)
     except SystemExit as end:
         code = end.code or 0
     except BaseException:

@@ -90,16 +90,19 @@ class Parser(LightningArgumentParser):
         hints.update({name: int | float | None for name, hint in hints.items() if hint == int | float | None})
         return super().add_lightning_class_args(lightning_class, *args, **kwargs)
 
+    def add_class_arguments(self, theclass: Any, nested_key: str | None = None, *args: Any, **options: Any) -> Any:
+        """Leaves out ``--model FILE``, jsonargparse's for all of a class: who types --model means another option."""
+        added = super().add_class_arguments(theclass, nested_key, *args, **options)
+        if whole := self._option_string_actions.pop(f"--{nested_key}", None):
+            whole.help = argparse.SUPPRESS
+        return added
+
     def add_short_flag(self, name: str, help: str) -> None:
         """Lets ``--name`` stand for ``--trainer.name``."""
         action = self._option_string_actions[f"--trainer.{name}"]
         action.option_strings = [f"--{name}", *action.option_strings]
         action.help = help
         self._option_string_actions[f"--{name}"] = action
-
-    def drop_group_option(self, name: str) -> None:
-        """Takes away ``--name FILE``, jsonargparse's for a whole group: what people mean by --model is another one."""
-        self._option_string_actions.pop(f"--{name}").help = argparse.SUPPRESS
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         if self.formatter_class is not BriefHelp:

@@ -97,7 +97,8 @@ def worst(labels: Array, probabilities: NDArray[np.float32], count: int) -> NDAr
 
 
 def shades(counts: Array) -> Array:
-    """How strong the colour of each cell of a confusion matrix is, from 0 to 1: a single mistake can be seen."""
+    """How strong the colour of each cell of a confusion matrix is, from 0 to 1."""
+    # the square root shows a single mistake among a thousand digits
     shares: Array = np.sqrt(counts / np.maximum(counts.sum(1, keepdims=True), 1))
     return np.where(np.eye(len(counts), dtype=bool), shares, np.minimum(1, 4 * shares))
 

@@ -105,8 +105,6 @@ def add_run_options(parser: Parser) -> None:
     )
     parser.add_class_arguments(LastCheckpoint, "checkpoint")
     parser.add_class_arguments(TensorBoardPlots, "plots")
-    for name in ("model", "data", "trainer", "checkpoint", "plots"):
-        parser.drop_group_option(name)
 
 
 def as_list(value: Any) -> list[Any]:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -247,16 +247,14 @@ def test_a_folder_the_user_named_without_the_files_is_an_error_that_names_it(tmp
     assert mirrors.requests == []
 
 
-@pytest.mark.parametrize("source", ["auto", "download", "sample"])
-def test_the_current_folder_can_be_the_data_folder(tmp_path, mirrors, monkeypatch, source):
+@pytest.mark.parametrize(("source", "name"), [("download", "here"), ("sample", "here-sample"), ("auto", None)])
+def test_the_current_folder_can_be_the_data_folder(tmp_path, mirrors, monkeypatch, source, name):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    if source == "auto":  # it is not the default folder, and empty
-        with pytest.raises(DataError):
-            download.fetch(".", source, [mirrors["first"]])
-    folder = tmp_path / ("here-sample" if source == "sample" else "here")
-    if source != "auto":
-        assert download.fetch(".", source, [mirrors["first"]]).resolve() == folder
+    # auto: it is not the default folder, and empty
+    with nullcontext() if name else pytest.raises(DataError):
+        folder = download.fetch(".", source, [mirrors["first"]])
+        assert folder.resolve() == tmp_path / name
         assert is_complete(folder)
 
 
